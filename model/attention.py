@@ -1,0 +1,117 @@
+"""Causal grouped-query attention with normalised queries and keys, rotary positions and a learned query gain.
+
+Half-split rotary embedding: with halves (a, b) of a head, the output is (a cos + b sin, -a sin + b cos).
+
+1. Su et al. 2021, RoFormer, arXiv 2104.09864.  2. Ainslie et al. 2023, GQA, arXiv 2305.13245.
+3. Henry et al. 2020, query-key normalisation, arXiv 2010.04245.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.linear import Linear, WeightMap, rms_norm
+from runtime.errors import UserError
+
+# Keys and values seen so far, [B, num_kv_heads, T, head_dim] each.
+KeyValues = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """`num_kv_heads` must divide `num_heads`, `num_heads` must divide the width into even heads."""
+
+    num_heads: int = 8
+    num_kv_heads: int = 4
+    rope_base: float = 10_000.0
+    q_gain: float = 1.5
+    weight_map: WeightMap | None = None
+
+    def build(self, dim: int) -> "Attention":
+        if dim % self.num_heads or (dim // self.num_heads) % 2:
+            raise UserError(
+                f"the width must be an even multiple of the heads: {self.num_heads} heads do not fit width {dim}; "
+                f"nearest width {max(1, round(dim / (2 * self.num_heads))) * 2 * self.num_heads}"
+            )
+        if self.num_heads % self.num_kv_heads:
+            divisors = [n for n in range(1, self.num_heads + 1) if self.num_heads % n == 0]
+            raise UserError(
+                f"key/value heads must divide the heads: {self.num_kv_heads} do not divide {self.num_heads}; "
+                f"nearest {min(divisors, key=lambda n: abs(n - self.num_kv_heads))}"
+            )
+        return Attention(self, dim)
+
+    def mixing_flops(self, dim: int, window: int) -> float:
+        """Forward operations a token beyond the matrices: scores and weighted values of half a window on average."""
+        return 2 * 2 * dim * window / 2
+
+
+class Attention(nn.Module):
+    """A mixer: y, state = attention(x, state) with x and y [B, T, dim]."""
+
+    def __init__(self, config: AttentionConfig, dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.head_dim = dim // config.num_heads
+        kv_dim = self.head_dim * config.num_kv_heads
+        self.query = Linear(dim, dim, config.weight_map)
+        self.key = Linear(dim, kv_dim, config.weight_map)
+        self.value = Linear(dim, kv_dim, config.weight_map)
+        self.project = Linear(dim, dim, config.weight_map, zero_init=True)
+        self.q_gain = nn.Parameter(torch.full((config.num_heads,), config.q_gain))
+
+    def forward(
+        self,
+        x: Tensor,  # [B, T, dim]
+        state: KeyValues | None = None,  # what came before x; None at the start of a text
+    ) -> tuple[Tensor, KeyValues]:
+        past = 0 if state is None else state[0].shape[2]
+        cos, sin = rotary_table(past, x.shape[1], self.head_dim, self.config.rope_base, x.device)
+        q = rotate(rms_norm(self._heads(self.query(x))), cos.to(x.dtype), sin.to(x.dtype))
+        k = rotate(rms_norm(self._heads(self.key(x))), cos.to(x.dtype), sin.to(x.dtype))
+        v = self._heads(self.value(x))
+        q = q * self.q_gain.to(q.dtype)[:, None, None]
+        if state is not None:
+            k, v = torch.cat((state[0], k), dim=2), torch.cat((state[1], v), dim=2)
+        y = causal_attention(q, k, v)
+        return self.project(y.transpose(1, 2).reshape(x.shape)), (k, v)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[B, T, heads * head_dim] -> [B, heads, T, head_dim], a view."""
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+def causal_attention(
+    q: Tensor,  # [B, H, T, D]
+    k: Tensor,  # [B, Hkv, S, D] with S >= T: the T newest positions are the queries' own
+    v: Tensor,  # [B, Hkv, S, D]
+) -> Tensor:  # [B, H, T, D]
+    """Softmax attention in which query t sees keys up to its own position."""
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    num_queries, num_keys = q.shape[2], k.shape[2]
+    if num_queries == num_keys:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    seen = torch.ones(num_queries, num_keys, dtype=torch.bool, device=q.device).tril(num_keys - num_queries)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+
+
+def rotary_table(
+    start: int, length: int, head_dim: int, base: float, device: torch.device
+) -> tuple[Tensor, Tensor]:  # [length, head_dim // 2] each, fp32
+    """Cosines and sines of position * base^(-2i / head_dim) for positions start .. start + length - 1."""
+    frequency = base ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+    angle = torch.arange(start, start + length, device=device, dtype=torch.float32)[:, None] * frequency
+    return angle.cos(), angle.sin()
+
+
+def rotate(
+    x: Tensor,  # [B, H, T, D]
+    cos: Tensor,  # [T, D // 2]
+    sin: Tensor,  # [T, D // 2]
+) -> Tensor:  # [B, H, T, D]
+    """Turns every pair (x_i, x_{i + D/2}) by its position's angle."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)

@@ -1,0 +1,135 @@
+"""The residual stack that every recipe shares: embed -> layers -> tied, soft-capped head -> nats.
+
+Each layer mixes the running residual with the first one (x0), adds its mixer and its MLP through learned vectors; the
+first half of the layers hands its outputs to the second half, last to first (U-Net skips). No norm carries a weight, no
+matrix a bias.
+
+    nats, state = model(tokens, targets, state)
+
+1. Parameter Golf, the organisers' train_gpt.py. 2. Ronneberger et al. 2015, U-Net, arXiv 1505.04597.
+3. Gemma 2, arXiv 2408.00118 (soft cap).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.attention import AttentionConfig
+from model.embed import SmearBigramConfig, TokenEmbeddingConfig
+from model.linear import Linear, rms_norm
+from model.mlp import MLPConfig
+from ops.cross_entropy.softcap import softcapped_logits, softcapped_nats
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """One layer: a token mixer and a feed-forward part. A different model is a different tuple of these."""
+
+    mixer: AttentionConfig
+    mlp: MLPConfig
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """`orthogonal_init` replaces the default uniform initialisation of every matrix of at least 64 x 64."""
+
+    vocab_size: int
+    dim: int
+    embed: TokenEmbeddingConfig | SmearBigramConfig
+    layers: tuple[LayerConfig, ...]
+    softcap: float = 30.0
+    orthogonal_init: bool = False
+
+    def build(self, compute_dtype: torch.dtype = torch.float32) -> "GPT":
+        return GPT(self, compute_dtype)
+
+
+class Layer(nn.Module):
+    """x <- m0 x + m1 x0; x <- x + a Mixer(RMS x); x <- x + b MLP(RMS x)."""
+
+    def __init__(self, config: LayerConfig, dim: int) -> None:
+        super().__init__()
+        self.attention = config.mixer.build(dim)
+        self.mlp = config.mlp.build(dim)
+        self.attn_scale = nn.Parameter(torch.ones(dim))
+        self.mlp_scale = nn.Parameter(torch.ones(dim))
+        self.resid_mix = nn.Parameter(torch.stack((torch.ones(dim), torch.zeros(dim))))
+
+    def forward(self, x: Tensor, x0: Tensor, state: Any) -> tuple[Tensor, Any]:
+        keep, first = self.resid_mix.to(x.dtype)
+        x = torch.addcmul(keep * x, first, x0)
+        y, state = self.attention(rms_norm(x), state)
+        x = torch.addcmul(x, self.attn_scale.to(x.dtype), y)
+        return torch.addcmul(x, self.mlp_scale.to(x.dtype), self.mlp(rms_norm(x))), state
+
+
+class GPT(nn.Module):
+    """The model contract: unreduced nats in fp32, and a state with one entry a layer, the embedding's first.
+
+    Activations run in `compute_dtype`; parameters stay fp32.
+    """
+
+    def __init__(self, config: GPTConfig, compute_dtype: torch.dtype) -> None:
+        super().__init__()
+        self.config = config
+        self.compute_dtype = compute_dtype
+        self.embed = config.embed.build(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(Layer(layer, config.dim) for layer in config.layers)
+        self.num_skips = len(config.layers) // 2
+        self.skip_weights = nn.Parameter(torch.ones(self.num_skips, config.dim))
+
+    @torch.no_grad()
+    def reset_parameters(self, seed: int) -> "GPT":
+        """Initialises every matrix and table from `seed`; the same on every rank and device."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for name, module in self.named_modules():
+                if isinstance(module, Linear):
+                    _initialise(module, name, self.config)
+            self.embed.reset_parameters()
+        return self
+
+    def forward(
+        self,
+        tokens: Tensor,  # [B, T] int64
+        targets: Tensor,  # [B, S] int64, S <= T: what follows each of the last S tokens
+        state: tuple | None = None,  # of the text before `tokens`; None at its start
+    ) -> tuple[Tensor, tuple]:  # nats [B, S] fp32, the state after `tokens`
+        x, state = self.hidden(tokens, state)
+        scored = x[:, x.shape[1] - targets.shape[1] :]
+        nats = softcapped_nats(scored.flatten(0, 1), self.embed.tokens.weight, targets.flatten(), self.config.softcap)
+        return nats.view(targets.shape), state
+
+    def hidden(self, tokens: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
+        """The normalised output of the last layer [B, T, dim], and the state after `tokens`."""
+        before = state or (None,) * (1 + len(self.layers))
+        x, embed_state = self.embed(tokens, self.compute_dtype, before[0])
+        x0, after, skips = x, [embed_state], []
+        first_decoder = len(self.layers) // 2
+        for index, layer in enumerate(self.layers):
+            if index >= first_decoder and skips:
+                x = torch.addcmul(x, self.skip_weights[index - first_decoder].to(x.dtype), skips.pop())
+            x, layer_state = layer(x, x0, before[1 + index])
+            after.append(layer_state)
+            if index < first_decoder:
+                skips.append(x)
+        return rms_norm(x), tuple(after)
+
+    def next_logits(self, tokens: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
+        """fp32 logits [B, vocab_size] of what follows the last token, and the state after it: one step of sampling."""
+        x, state = self.hidden(tokens, state)
+        return softcapped_logits(x[:, -1], self.embed.tokens.weight, self.config.softcap), state
+
+
+def _initialise(module: Linear, name: str, config: GPTConfig) -> None:
+    if module.zero_init:
+        nn.init.zeros_(module.weight)
+    elif config.orthogonal_init and min(module.weight.shape) >= 64:
+        nn.init.orthogonal_(module.weight)
+        if name.endswith(".project"):
+            module.weight.mul_(1 / math.sqrt(2 * len(config.layers)))
+    else:
+        nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
