@@ -1,0 +1,69 @@
+"""How fast, when: learning rates that know how much of the budget is left, and Muon's momentum warm-up.
+
+A budget is a number of steps, a number of training seconds, or both; what runs out first ends the run. The multiplier
+is 1 until the warm-down and falls linearly to 0 at the end of the budget.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands before a step: steps and training seconds done, and the limit of each (None: none)."""
+
+    step: int
+    seconds: float
+    max_steps: int | None
+    max_seconds: float | None
+
+    @property
+    def finished(self) -> bool:
+        out_of_steps = self.max_steps is not None and self.step >= self.max_steps
+        return out_of_steps or (self.max_seconds is not None and self.seconds >= self.max_seconds)
+
+    @property
+    def fraction(self) -> float:
+        """The share of the budget that is used, 0 to 1."""
+        by_steps = self.step / self.max_steps if self.max_steps else 0.0
+        by_seconds = self.seconds / self.max_seconds if self.max_seconds else 0.0
+        return min(1.0, max(by_steps, by_seconds))
+
+    @property
+    def steps_left(self) -> float:
+        """Steps until the budget ends, by the average step so far where the clock decides."""
+        left = float("inf")
+        if self.max_steps is not None:
+            left = self.max_steps - self.step
+        if self.max_seconds is not None and self.step:
+            left = min(left, (self.max_seconds - self.seconds) / (self.seconds / self.step))
+        return max(0.0, left)
+
+
+@dataclass(frozen=True)
+class WarmdownSteps:
+    """Linear to zero over the last `steps` steps, in seconds of an average step where the clock is the limit."""
+
+    steps: int = 3000
+
+    def multiplier(self, progress: Progress) -> float:
+        return min(1.0, progress.steps_left / self.steps)
+
+
+@dataclass(frozen=True)
+class WarmdownFraction:
+    """Linear to zero over the last `fraction` of the budget, whatever its length: for runs of any size."""
+
+    fraction: float = 0.4
+
+    def multiplier(self, progress: Progress) -> float:
+        return min(1.0, (1.0 - progress.fraction) / self.fraction)
+
+
+def warmed_momentum(step: int, start: float, end: float, warmup_steps: int) -> float:
+    """Muon's momentum at `step`: linear from `start` to `end` over `warmup_steps`.
+
+    >>> [round(warmed_momentum(step, 0.92, 0.99, 100), 3) for step in (0, 50, 100, 500)]
+    [0.92, 0.955, 0.99, 0.99]
+    """
+    share = min(1.0, step / warmup_steps) if warmup_steps else 1.0
+    return (1 - share) * start + share * end
