@@ -1,0 +1,61 @@
+"""Two minutes on two CPU cores: the stack of pull request 465 at the size of a laptop, on the bundled speeches.
+
+    make demo
+    torchrun --standalone --nproc_per_node=1 train_gpt.py demo --train.seconds 300
+
+Papers: those of recipes/int5_int6.py.
+"""
+
+from eval.sliding import EvalConfig
+from model.attention import AttentionConfig
+from model.embed import SmearBigramConfig
+from model.gpt import GPTConfig, LayerConfig
+from model.mlp import MLPConfig
+from optim.average import EMAConfig
+from optim.groups import OptimConfig
+from optim.schedule import WarmdownFraction
+from optim.trainer import TrainConfig
+from quantize.grid import INT6, INT8
+from quantize.plan import Rule
+from recipes.recipe import DataConfig, PackConfig, Recipe, RecordConfig
+
+
+def demo() -> Recipe:
+    """4 x 192, 3 heads, MLP 576, SmearGate, BigramHash 2048 x 32, windows of 512."""
+    return Recipe(
+        name="demo",
+        data=DataConfig("data/datasets/sotu_sp1024"),
+        model=GPTConfig(
+            vocab_size=1024,
+            dim=192,
+            embed=SmearBigramConfig(bigram_rows=2048, bigram_dim=32),
+            layers=(LayerConfig(AttentionConfig(num_heads=3, num_kv_heads=1), MLPConfig(hidden=576)),) * 4,
+            orthogonal_init=True,
+        ),
+        train=TrainConfig(
+            seconds=120.0,
+            tokens_per_step=4096,
+            window=512,
+            num_slices=2,
+            log_every=20,
+            validate_every=None,
+            checkpoint_every=100,
+        ),
+        optim=OptimConfig(
+            momentum=0.95,
+            momentum_start=0.85,
+            momentum_warmup_steps=100,
+            grad_clip=1.0,
+            warmdown=WarmdownFraction(0.6),
+        ),
+        average=EMAConfig(decay=0.98),
+        pack=PackConfig(
+            plan=(
+                Rule("control", "fp16", max_elements=4096),
+                Rule("tables", INT8, pattern=r"^embed\."),
+                Rule("matrices", INT6),
+            ),
+        ),
+        eval=EvalConfig(window=512, stride=64),
+        record=RecordConfig(title="Demo", blurb="Two minutes of the #465 stack, scaled to two CPU cores."),
+    )

@@ -1,0 +1,89 @@
+"""A model in bytes and back: what model.bin says of itself, and the model that it becomes with nothing else at hand."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from compress.container import pack, unpack
+from model.gpt import GPT, GPTConfig
+from quantize.grid import Codes, dequantize
+from recipes.recipe import Recipe, fingerprint, load_recipe
+from runtime.errors import UserError
+from runtime.files import read_bytes
+from runtime.machine import Machine
+
+# Overrides that the scored model depends on travel in the file; how it was trained does not.
+_TRAVELLING = ("--model.", "--eval.")
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """What came out of a file: the recipe, the model on its device, and whose tokens it speaks."""
+
+    recipe: Recipe
+    model: GPT
+    tokenizer_sha256: str
+
+
+def pack_model(recipe: Recipe, overrides: list[str], codes: Codes, tokenizer_sha256: str) -> bytes:
+    """The artifact: codes, and the header from which the model is rebuilt."""
+    config = {
+        "recipe": recipe.name,
+        "overrides": travelling_overrides(overrides),
+        "model": fingerprint(recipe.model),
+        "tokenizer": tokenizer_sha256,
+    }
+    return pack(codes, config=config, coder=recipe.pack.coder)
+
+
+def open_packed(path: str | Path, machine: Machine) -> PackedModel:
+    """The model in the file `path`; reads that file alone.
+
+    Raises UserError for a file that is damaged in any bit, or whose recipe has changed since it was packed.
+    """
+    config, codes = unpack(read_bytes(path, "the packed model"), expected=_expected_shapes)
+    recipe = _recipe_of(config)
+    return PackedModel(recipe, model_from_codes(recipe.model, codes, machine), config["tokenizer"])
+
+
+def model_from_codes(config: GPTConfig, codes: Codes, machine: Machine) -> GPT:
+    """The model with the dequantised codes as weights, in evaluation mode on the machine's device."""
+    with torch.device("meta"):
+        model = config.build(machine.compute_dtype)
+    model.load_state_dict(dequantize(codes), assign=True)
+    return model.to(machine.device).eval().requires_grad_(False)
+
+
+def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every parameter, without allocating any."""
+    with torch.device("meta"):
+        model = config.build()
+    return {name: tuple(p.shape) for name, p in model.named_parameters()}
+
+
+def travelling_overrides(overrides: list[str]) -> list[str]:
+    """The overrides that the packed model carries, each as `--path=value`."""
+    joined, rest = [], list(overrides)
+    while rest:
+        word = rest.pop(0)
+        joined.append(word if "=" in word else f"{word}={rest.pop(0)}")
+    return [word for word in joined if word.startswith(_TRAVELLING)]
+
+
+def _expected_shapes(config: dict) -> dict[str, tuple[int, ...]]:
+    return parameter_shapes(_recipe_of(config).model)
+
+
+def _recipe_of(config: dict) -> Recipe:
+    try:
+        recipe = load_recipe(config["recipe"], config["overrides"])
+        packed, now = config["model"], fingerprint(recipe.model)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"the packed model's header must name its recipe, overrides and model: {error!r}") from error
+    if packed != now:
+        raise UserError(
+            f"the packed model was made with another version of recipe {recipe.name!r} (model fingerprint {packed}, "
+            f"now {now}); use the source that its record ships"
+        )
+    return recipe

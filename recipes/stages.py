@@ -1,0 +1,177 @@
+"""The stages after training, each a function over the run folder: the commands call them, train_gpt.py composes them.
+
+weights.safetensors -> quantize -> codes.safetensors -> compress -> model.bin, ledger.json -> eval -> score.json
+"""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from compress.ledger import Ledger, build_ledger, check_budget
+from data.bytecount import ByteTable
+from data.dataset import Dataset, open_dataset
+from data.shards import read_tokens
+from data.tokenizer import load_tokenizer
+from eval.sample import sample_text
+from eval.score import Score
+from eval.sliding import plain_windows, plan_windows, score_windows, tokens_run
+from quantize.codes_file import load_codes, save_codes
+from quantize.grid import Codes
+from quantize.plan import quantize
+from recipes.packed import PackedModel, open_packed, pack_model
+from recipes.recipe import Recipe
+from recipes.run_folder import RunFolder
+from runtime.checkpoint import load_checkpoint
+from runtime.errors import UserError
+from runtime.files import read_bytes, sha256_of, write_bytes, write_text
+from runtime.machine import Machine
+from runtime.source import source_sizes
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The text that is scored: all validation tokens, and what each is worth in bytes."""
+
+    tokens: Tensor  # [N + 1] int64
+    byte_table: ByteTable
+
+    @property
+    def num_targets(self) -> int:
+        return len(self.tokens) - 1
+
+    @property
+    def bytes_per_token(self) -> float:
+        return float(self.byte_table.count(self.tokens[1:], self.tokens[:-1]).sum()) / self.num_targets
+
+
+def recipe_dataset(recipe: Recipe) -> Dataset:
+    """The recipe's data set, where DATA_PATH and TOKENIZER_PATH say it is."""
+    folder = os.environ.get("DATA_PATH", recipe.data.folder)
+    return open_dataset(folder, recipe.model.vocab_size, os.environ.get("TOKENIZER_PATH"))
+
+
+def open_validation(dataset: Dataset) -> Validation:
+    """The whole validation split of `dataset`, ids checked against the vocabulary."""
+    table = ByteTable.from_tokenizer(load_tokenizer(dataset.tokenizer_path), dataset.vocab_size)
+    return Validation(read_tokens(dataset.val_paths, dataset.vocab_size), table)
+
+
+def plain_score(model, validation: Validation, window: int, machine: Machine, batch_tokens: int) -> Score:
+    """Non-overlapping windows: the val_bpb that training reports."""
+    windows = plain_windows(validation.num_targets, window)
+    return score_windows(model, validation.tokens, windows, validation.byte_table, machine, batch_tokens)
+
+
+def quantize_run(run: RunFolder) -> Codes:
+    """weights.safetensors -> codes.safetensors by the recipe's plan."""
+    recipe = run.recipe()
+    if not run.weights.exists():
+        raise UserError(f"{run.weights} is missing: the run has not finished training; train_gpt.py writes it")
+    weights, _ = load_checkpoint(run.weights)
+    codes = quantize(weights, recipe.pack.plan, recipe.pack.prune)
+    save_codes(run.codes, codes)
+    return codes
+
+
+def compress_run(run: RunFolder) -> Ledger:
+    """codes.safetensors -> model.bin and ledger.json. Raises UserError over budget, after both are written."""
+    recipe, facts = run.recipe(), run.facts()
+    if not run.codes.exists():
+        raise UserError(f"{run.codes} is missing; python -m quantize {run.path} writes it")
+    tokenizer = sha256_of(recipe_dataset(recipe).tokenizer_path)
+    artifact = pack_model(recipe, facts["overrides"], load_codes(run.codes), tokenizer)
+    write_bytes(run.artifact, artifact)
+    ledger = build_ledger(artifact, source_sizes(run.code), recipe.pack.budget)
+    write_text(run.ledger, json.dumps(ledger.to_json(), indent=1) + "\n")
+    check_budget(ledger)
+    return ledger
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """A score from the bytes alone, and how it was made."""
+
+    score: Score
+    window: int
+    stride: int
+    seconds: float
+    tokens_run: int  # through the trunk, overlap included
+    artifact_bytes: int
+    artifact_sha256: str
+
+    def to_json(self) -> str:
+        """What score.json holds."""
+        return json.dumps(self.to_dict(), indent=1) + "\n"
+
+    def to_dict(self) -> dict:
+        """The figures by name, losses in nats a token, times in seconds."""
+        score = self.score
+        return {
+            "protocol": "sliding windows",
+            "val_loss": score.loss,
+            "val_bpb": score.bpb,
+            "tokens": score.tokens,
+            "bytes": score.bytes,
+            "implied_bytes": score.implied_bytes,
+            "window": self.window,
+            "stride": self.stride,
+            "seconds": self.seconds,
+            "tokens_run": self.tokens_run,
+            "artifact_bytes": self.artifact_bytes,
+            "artifact_sha256": self.artifact_sha256,
+        }
+
+    def line(self) -> str:
+        score = self.score
+        return (
+            f"sliding window={self.window} stride={self.stride} val_loss:{score.loss:.8f} val_bpb:{score.bpb:.8f} "
+            f"tokens:{score.tokens} bytes:{score.bytes} implied_bytes:{score.implied_bytes:.1f} "
+            f"eval_time:{1000 * self.seconds:.0f}ms"
+        )
+
+
+def eval_artifact(
+    path: Path,  # model.bin; nothing else of the run is read
+    machine: Machine,
+    window: int | None = None,  # None: the recipe's
+    stride: int | None = None,
+) -> tuple[EvalReport, PackedModel]:
+    """Scores the packed model on the validation split with sliding windows, every token once."""
+    packed = open_packed(path, machine)
+    config = packed.recipe.eval
+    dataset = recipe_dataset(packed.recipe)
+    if sha256_of(dataset.tokenizer_path) != packed.tokenizer_sha256:
+        raise UserError(
+            f"the packed model speaks the tokens of another tokenizer: {dataset.tokenizer_path} has SHA-256 "
+            f"{sha256_of(dataset.tokenizer_path)[:16]}..., the model wants {packed.tokenizer_sha256[:16]}..."
+        )
+    validation = open_validation(dataset)
+    window, stride = window or config.window, stride or config.stride
+    plain_windows(validation.num_targets, window)
+    windows = plan_windows(validation.num_targets, window, stride)
+    start = time.perf_counter()
+    score = score_windows(packed.model, validation.tokens, windows, validation.byte_table, machine, config.batch_tokens)
+    seconds = time.perf_counter() - start
+    data = read_bytes(path, "the packed model")
+    report = EvalReport(score, window, stride, seconds, tokens_run(windows), len(data), sha256_of(path))
+    return report, packed
+
+
+def sample_packed(
+    packed: PackedModel, prompt: str, *, num_tokens: int, temperature: float, top_k: int, seed: int
+) -> str:
+    """Text from a packed model. Raises UserError when prompt and continuation do not fit one training window."""
+    tokenizer = load_tokenizer(recipe_dataset(packed.recipe).tokenizer_path)
+    room = packed.recipe.eval.window - 1 - len(tokenizer.encode(prompt))
+    if num_tokens > room:
+        raise UserError(
+            f"prompt and text must fit the window of {packed.recipe.eval.window} tokens, got {num_tokens} tokens to "
+            f"write; nearest {max(0, room)}"
+        )
+    return sample_text(
+        packed.model, tokenizer, prompt, num_tokens=num_tokens, temperature=temperature, top_k=top_k, seed=seed
+    )

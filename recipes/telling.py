@@ -1,0 +1,175 @@
+"""What a run says: header, steps, validation, stages, ledger, each as a line for people and as facts for programs.
+
+Step and validation lines follow the grammar of the competition's scripts, which its parsers read:
+
+    step:N/20000 train_loss:… train_time:…ms step_avg:…ms
+    step:N/20000 val_loss:… val_bpb:… train_time:…ms step_avg:…ms
+"""
+
+import math
+import platform
+import sys
+
+import torch
+
+from compress.ledger import Ledger
+from eval.score import Score
+from model.flops import training_flops_per_token
+from optim.trainer import StepReport, Trainer
+from quantize.grid import Codes
+from quantize.plan_table import plan_table
+from recipes.recipe import Recipe, fingerprint
+from recipes.run_folder import RunFolder
+from recipes.stages import EvalReport
+from runtime.log import RunLog
+from runtime.machine import Machine, dtype_name
+from runtime.source import source_hash
+
+
+class Teller:
+    """Knows the recipe and the machine, and turns what happens into lines of the log."""
+
+    def __init__(self, log: RunLog, recipe: Recipe, machine: Machine, bytes_per_token: float) -> None:
+        self.recipe, self.machine = recipe, machine
+        self._log = log
+        self._bits_per_nat = 1 / math.log(2) / bytes_per_token
+        self._flops_per_token = training_flops_per_token(recipe.model, recipe.train.window)
+        self._total_steps = recipe.train.steps or 0
+
+    def header(self, run: RunFolder, trainer: Trainer, resumed: bool) -> None:
+        """Who runs what on which machine, the optimiser's groups and the plan of the quantiser."""
+        recipe, machine = self.recipe, self.machine
+        parameters = sum(weight.numel() for weight in trainer.weights.values())
+        facts = {
+            "event": "resume" if resumed else "start",
+            "recipe": recipe.name,
+            "fingerprint": fingerprint(recipe),
+            "seed": recipe.train.seed,
+            "run": str(run.path),
+            "parameters": parameters,
+            "code_sha256": source_hash(run.code),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "hardware": machine.hardware,
+            "world_size": machine.world_size,
+            "compute_dtype": dtype_name(machine.compute_dtype),
+            "bf16_peak_gflops": machine.peak_flops / 1e9,
+            "step": trainer.step,
+        }
+        self._log.line(
+            f"recipe {recipe.name} (fingerprint {facts['fingerprint']}) seed:{recipe.train.seed} run:{run.path}\n"
+            f"Python {facts['python']} PyTorch {facts['torch']} on {facts['hardware']}, {machine.world_size} rank(s)\n"
+            f"code sha256:{facts['code_sha256']}\n"
+            f"model_params:{parameters} compute:{facts['compute_dtype']} "
+            f"bf16 matrix peak:{facts['bf16_peak_gflops']:.0f} GFLOP/s a rank",
+            **facts,
+        )
+        if not machine.on_cuda and machine.compute_dtype is torch.float32 and recipe.train.compute_dtype is None:
+            self._log.line("this CPU multiplies bf16 matrices no faster than fp32 ones: computing in fp32")
+        self._log.line(trainer.optimizers.table())
+        self._log.line(plan_table({name: tuple(p.shape) for name, p in trainer.weights.items()}, recipe.pack.plan))
+        if resumed:
+            self._log.line(f"resuming at step {trainer.step}, {trainer.clock.seconds():.1f} s of training done")
+
+    def step(self, report: StepReport) -> None:
+        """The live line at every step, a log line every `log_every`."""
+        train = self.recipe.train
+        times = self._times(report.step, report.seconds)
+        if report.step % train.log_every == 0 or report.step == 1:
+            self._log.line(
+                f"step:{report.step}/{self._total_steps} train_loss:{report.loss:.4f} {times} "
+                f"grad_norm:{report.grad_norm:.3f} lr_multiplier:{report.multiplier:.3f}",
+                event="step",
+                step=report.step,
+                train_loss=report.loss,
+                grad_norm=report.grad_norm,
+                lr_multiplier=report.multiplier,
+                train_seconds=report.seconds,
+            )
+        rate = report.step * train.tokens_per_step / report.seconds
+        share = rate * self._flops_per_token / (self.machine.peak_flops * self.machine.world_size)
+        left = f"{max(0.0, train.seconds - report.seconds):.0f} s left" if train.seconds else ""
+        self._log.progress(
+            f"step {report.step} loss {report.loss:.3f} bpb {report.loss * self._bits_per_nat:.3f} "
+            f"{rate / 1e3:.1f}k tok/s {100 * share:.0f}% of peak {left}",
+            report.seconds if train.seconds else report.step,
+            train.seconds or train.steps,
+        )
+
+    def validation(self, label: str, trainer: Trainer, score: Score) -> None:
+        """A non-overlapping validation; `label` says of which weights."""
+        self._log.line(
+            f"step:{trainer.step}/{self._total_steps} val_loss:{score.loss:.4f} val_bpb:{score.bpb:.4f} "
+            f"{self._times(trainer.step, trainer.clock.seconds())} weights:{label.replace(' ', '_')}",
+            event="validation",
+            weights=label,
+            step=trainer.step,
+            val_loss=score.loss,
+            val_bpb=score.bpb,
+            train_seconds=trainer.clock.seconds(),
+        )
+
+    def end_of_training(self, trainer: Trainer) -> None:
+        """Why and where training ended, and what it needed."""
+        seconds, train = trainer.clock.seconds(), self.recipe.train
+        self._log.end_progress()
+        if trainer.stopped_by_signal:
+            text = f"stopped by SIGTERM after step {trainer.step}; the same RUN_ID continues it"
+            self._log.line(text, event="stopped", step=trainer.step)
+            return
+        if train.seconds and seconds >= train.seconds:
+            at = f"train_time:{1000 * seconds:.0f}ms step:{trainer.step}/{self._total_steps}"
+            self._log.line(f"stopping_early: wallclock_cap {at}")
+        tokens = trainer.step * train.tokens_per_step
+        share = tokens * self._flops_per_token / seconds / (self.machine.peak_flops * self.machine.world_size)
+        memory = self.machine.peak_memory_bytes()
+        self._log.line(
+            f"tokens:{tokens} epochs:{trainer.loader.position / trainer.loader.stream_tokens:.2f} "
+            f"tok/s:{tokens / seconds:.0f} share_of_bf16_peak:{share:.3f}\n"
+            f"peak memory allocated: {memory / 2**20:.0f} MiB",
+            event="trained",
+            step=trainer.step,
+            tokens=tokens,
+            train_seconds=seconds,
+            share_of_peak=share,
+            peak_memory_bytes=memory,
+        )
+
+    def codes(self, codes: Codes) -> None:
+        """That the weights were quantised."""
+        self._log.line(f"quantized {len(codes)} tensors by the plan of {self.recipe.name}", event="quantized")
+
+    def ledger(self, ledger: Ledger) -> None:
+        """Who costs how many bytes, and the competition's three size lines."""
+        coder = self.recipe.pack.coder
+        self._log.line(
+            f"{ledger.table()}\n"
+            f"Serialized model {coder}: {ledger.model_total} bytes\n"
+            f"Code size: {ledger.code_total} bytes\n"
+            f"Total submission size {coder}: {ledger.total} bytes",
+            event="ledger",
+            **ledger.totals,
+        )
+
+    def final(self, report: EvalReport) -> None:
+        """The score of the record: from the bytes of model.bin alone."""
+        self._log.line(report.line(), event="final", **report.to_dict())
+        score, label = report.score, f"final_{self.recipe.pack.coder}_roundtrip"
+        milliseconds = f"eval_time:{1000 * report.seconds:.0f}ms"
+        self._log.line(f"{label} val_loss:{score.loss:.4f} val_bpb:{score.bpb:.4f} {milliseconds}")
+        self._log.line(f"{label}_exact val_loss:{score.loss:.8f} val_bpb:{score.bpb:.8f}")
+
+    def sample(self, text: str) -> None:
+        """A text that the packed model wrote."""
+        self._log.line(f"sample from model.bin: {text!r}", event="sample", text=text)
+
+    def record(self, folder: object) -> None:
+        """Where the record lies; on the screen alone, since the log is part of it."""
+        if self.machine.is_main:
+            sys.stdout.write(f"record: {folder}\n")
+
+    def close(self) -> None:
+        self._log.close()
+
+    def _times(self, step: int, seconds: float) -> str:
+        return f"train_time:{1000 * seconds:.0f}ms step_avg:{1000 * seconds / max(1, step):.2f}ms"
