@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.linear import Linear, WeightMap, rms_norm
+from model.linear import Linear, WeightMap
+from ops.rotary.fused import normed_rotary
+from ops.rotary.reference import rotary_table
 from runtime.errors import UserError
 
 # Keys and values seen so far, [B, num_kv_heads, T, head_dim] each.
@@ -61,6 +63,7 @@ class Attention(nn.Module):
         self.value = Linear(dim, kv_dim, config.weight_map)
         self.project = Linear(dim, dim, config.weight_map, zero_init=True)
         self.q_gain = nn.Parameter(torch.full((config.num_heads,), config.q_gain))
+        self.register_buffer("k_gain", torch.ones(config.num_kv_heads), persistent=False)
 
     def forward(
         self,
@@ -68,19 +71,19 @@ class Attention(nn.Module):
         state: KeyValues | None = None,  # what came before x; None at the start of a text
     ) -> tuple[Tensor, KeyValues]:
         past = 0 if state is None else state[0].shape[2]
-        cos, sin = rotary_table(past, x.shape[1], self.head_dim, self.config.rope_base, x.device)
-        q = rotate(rms_norm(self._heads(self.query(x))), cos.to(x.dtype), sin.to(x.dtype))
-        k = rotate(rms_norm(self._heads(self.key(x))), cos.to(x.dtype), sin.to(x.dtype))
-        v = self._heads(self.value(x))
-        q = q * self.q_gain.to(q.dtype)[:, None, None]
+        angles = rotary_table(past, x.shape[1], self.head_dim, self.config.rope_base, x.device)
+        q, k, v = (self._heads(matrix(x)) for matrix in (self.query, self.key, self.value))
+        q = normed_rotary(q, *angles, self.q_gain).transpose(1, 2)
+        k = normed_rotary(k, *angles, self.k_gain).transpose(1, 2)
+        v = v.transpose(1, 2)
         if state is not None:
             k, v = torch.cat((state[0], k), dim=2), torch.cat((state[1], v), dim=2)
         y = causal_attention(q, k, v)
         return self.project(y.transpose(1, 2).reshape(x.shape)), (k, v)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """[B, T, heads * head_dim] -> [B, heads, T, head_dim], a view."""
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        """[B, T, heads * head_dim] -> [B, T, heads, head_dim], a view."""
+        return x.unflatten(-1, (-1, self.head_dim))
 
 
 def causal_attention(
@@ -96,22 +99,3 @@ def causal_attention(
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     seen = torch.ones(num_queries, num_keys, dtype=torch.bool, device=q.device).tril(num_keys - num_queries)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-
-
-def rotary_table(
-    start: int, length: int, head_dim: int, base: float, device: torch.device
-) -> tuple[Tensor, Tensor]:  # [length, head_dim // 2] each, fp32
-    """Cosines and sines of position * base^(-2i / head_dim) for positions start .. start + length - 1."""
-    frequency = base ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
-    angle = torch.arange(start, start + length, device=device, dtype=torch.float32)[:, None] * frequency
-    return angle.cos(), angle.sin()
-
-
-def rotate(
-    x: Tensor,  # [B, H, T, D]
-    cos: Tensor,  # [T, D // 2]
-    sin: Tensor,  # [T, D // 2]
-) -> Tensor:  # [B, H, T, D]
-    """Turns every pair (x_i, x_{i + D/2}) by its position's angle."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.linear import Linear, rms_norm
+from model.linear import Linear
+from ops.rms_norm.fused import rms_norm
 
 # The last token id [B] and its embedding before the smear [B, dim]; what the next call needs of this one.
 EmbedState = tuple[Tensor, Tensor]

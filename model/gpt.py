@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from model.attention import AttentionConfig
 from model.embed import SmearBigramConfig, TokenEmbeddingConfig
-from model.linear import Linear, rms_norm
+from model.linear import Linear
 from model.mlp import MLPConfig
 from ops.cross_entropy.softcap import softcapped_logits, softcapped_nats
+from ops.rms_norm.fused import rms_norm
 
 
 @dataclass(frozen=True)

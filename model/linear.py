@@ -34,8 +34,3 @@ class Linear(nn.Module):
         x: Tensor,  # [..., in_features]
     ) -> Tensor:  # [..., out_features]
         return F.linear(x, self.weight_map(self.weight).to(x.dtype))
-
-
-def rms_norm(x: Tensor) -> Tensor:
-    """x / sqrt(mean(x²) + eps) over the last dimension, without a weight (eps is the dtype's own)."""
-    return F.rms_norm(x, (x.shape[-1],))

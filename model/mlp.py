@@ -5,10 +5,10 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from model.linear import Linear, WeightMap
+from ops.relu_squared.fused import relu_squared
 
 
 @dataclass(frozen=True)
@@ -31,4 +31,4 @@ class MLP(nn.Module):
         self.down = Linear(config.hidden, dim, config.weight_map, zero_init=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(torch.relu(self.up(x)).square())
+        return self.down(relu_squared(self.up(x)))

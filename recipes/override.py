@@ -1,13 +1,14 @@
 """`--train.steps 20 --model.dim 64`: changes of a recipe on the command line.
 
-A path names a field of the nested dataclasses, a number an entry of a tuple. The value must have the field's declared
-type; "none" is None. Both this and the counted single file use it, which is why it is forty lines of the standard
-library and not a package.
+A path names a field of the nested dataclasses, a number an entry of a tuple, `*` all of its entries; `.length` repeats
+or cuts a tuple: `--model.layers.length 6 --model.layers.*.mlp.hidden 256`. A value must have the field's declared type;
+"none" is None. It is the standard library and not a package because the counted single file needs it, and because an
+error here is one line that names the nearest path.
 """
 
 import dataclasses
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from runtime.errors import UserError, nearest
@@ -19,27 +20,59 @@ def overridden(config: Any, arguments: Sequence[str]) -> Any:
     >>> @dataclasses.dataclass(frozen=True)
     ... class Train:
     ...     steps: int | None = 20
+    ...     sizes: tuple[int, ...] = (1, 2)
     >>> overridden(Train(), ["--steps", "30"]), overridden(Train(), ["--steps=none"])
-    (Train(steps=30), Train(steps=None))
+    (Train(steps=30, sizes=(1, 2)), Train(steps=None, sizes=(1, 2)))
+    >>> overridden(Train(), ["--sizes.length", "3", "--sizes.1", "7"])
+    Train(steps=20, sizes=(1, 7, 1))
     """
     for path, text in _pairs(arguments):
-        if path not in dict(leaves(config)):
+        parts = path.split(".")
+        if parts[-1] == "length" and isinstance(_value_at(config, parts[:-1]), tuple):
+            config = _changed(config, parts[:-1], lambda entries, _: _resized(entries, text, path))  # noqa: B023
+            continue
+        known = [leaf for leaf, _ in leaves(config) if _fits(leaf.split("."), parts)]
+        if not known:
             raise UserError(f"unknown override --{path}; {nearest(path, dict(leaves(config)))}")
-        config = _replaced(config, path.split("."), text, path)
+        for leaf in known:
+            config = _changed(config, leaf.split("."), lambda _, declared: _parsed(text, declared, path))  # noqa: B023
     return config
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every (path, value) of the config that an override can name, with its present value."""
-    if dataclasses.is_dataclass(config):
-        entries = [(entry.name, getattr(config, entry.name)) for entry in dataclasses.fields(config)]
-    elif isinstance(config, tuple):
-        entries = [(str(index), value) for index, value in enumerate(config)]
-    else:
+    entries = _entries(config)
+    if entries is None:
         yield prefix, config
         return
-    for name, value in entries:
+    for name, value in entries.items():
         yield from leaves(value, f"{prefix}.{name}" if prefix else name)
+
+
+def _entries(config: Any) -> dict[str, Any] | None:
+    """The parts of a dataclass or tuple by path segment; None for a leaf."""
+    if dataclasses.is_dataclass(config):
+        return {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(config)}
+    return {str(index): value for index, value in enumerate(config)} if isinstance(config, tuple) else None
+
+
+def _value_at(config: Any, path: list[str]) -> Any:
+    for part in path:
+        config = (_entries(config) or {}).get(part)
+    return config
+
+
+def _fits(leaf: list[str], path: list[str]) -> bool:
+    """Whether a path names a leaf, `*` standing for any one segment."""
+    return len(leaf) == len(path) and all(part in (own, "*") for own, part in zip(leaf, path, strict=True))
+
+
+def _resized(entries: tuple, text: str, path: str) -> tuple:
+    """`entries` cut or repeated from the start to the length in `text`."""
+    length = _parsed(text, int, path)
+    if length < 1:
+        raise UserError(f"--{path} must be at least 1, got {length}; nearest 1")
+    return tuple(entries[index % len(entries)] for index in range(length))
 
 
 def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -56,15 +89,16 @@ def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield path, text
 
 
-def _replaced(config: Any, path: list[str], text: str, whole: str) -> Any:
+def _changed(config: Any, path: list[str], change: Callable[[Any, Any], Any], declared: Any = None) -> Any:
+    """`config` with the value at `path` replaced by change(value, declared type)."""
+    if not path:
+        return change(config, declared)
     head, *rest = path
     if isinstance(config, tuple):
         index = int(head)
-        value = _replaced(config[index], rest, text, whole) if rest else _parsed(text, type(config[index]), whole)
-        return (*config[:index], value, *config[index + 1 :])
-    if rest:
-        return dataclasses.replace(config, **{head: _replaced(getattr(config, head), rest, text, whole)})
-    return dataclasses.replace(config, **{head: _parsed(text, get_type_hints(type(config))[head], whole)})
+        return (*config[:index], _changed(config[index], rest, change, type(config[index])), *config[index + 1 :])
+    declared = get_type_hints(type(config))[head]
+    return dataclasses.replace(config, **{head: _changed(getattr(config, head), rest, change, declared)})
 
 
 def _parsed(text: str, declared: Any, path: str) -> Any:

@@ -37,9 +37,12 @@ class RunLog:
         with tqdm.external_write_mode(file=sys.stdout):
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
-        self._text.write(text + "\n")
-        if facts:
-            self._facts.write(json.dumps(facts, sort_keys=True) + "\n")
+        try:
+            self._text.write(text + "\n")
+            if facts:
+                self._facts.write(json.dumps(facts, sort_keys=True) + "\n")
+        except OSError as error:
+            raise unwritable(self._text.name, error) from error
 
     def progress(self, text: str, done: float, total: float | None) -> None:
         """Moves the live line to `done` of `total` and sets its caption; nothing without a terminal."""

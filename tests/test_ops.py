@@ -1,0 +1,108 @@
+"""Every operator against its reference twin: forward, every gradient, awkward shapes, poisoned memory."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ops.cross_entropy.softcap import softcapped_logits, softcapped_nats
+from ops.newton_schulz.batched import newton_schulz
+from ops.newton_schulz.reference import newton_schulz_reference
+from ops.relu_squared.fused import relu_squared
+from ops.rms_norm.fused import rms_norm
+from ops.rms_norm.reference import rms_norm_reference
+from ops.rotary.fused import normed_rotary
+from ops.rotary.reference import normed_rotary_reference, rotary_table
+
+F64 = torch.float64
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """Uninitialised memory is NaN: an operator that forgets to write its output fails."""
+    before = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = before
+
+
+def leaf(*shape, dtype=F64, seed=0):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (2, 7, 63), (1, 130, 8)])
+def test_rms_norm_equals_its_reference(shape):
+    x, y = leaf(*shape), leaf(*shape)
+    torch.testing.assert_close(rms_norm(x), rms_norm_reference(y))
+    g = torch.randn(shape, dtype=F64)
+    torch.testing.assert_close(*(torch.autograd.grad(f(z), z, g)[0] for f, z in ((rms_norm, x), (rms_norm_reference, y))))
+    torch.testing.assert_close(rms_norm(x.float()), F.rms_norm(x.float(), shape[-1:]))
+
+
+@pytest.mark.parametrize("length, heads, head_dim", [(1, 1, 2), (5, 3, 8), (63, 2, 64)])
+def test_normed_rotary_equals_its_reference(length, heads, head_dim):
+    cos, sin = (table.double() for table in rotary_table(3, length, head_dim, 10_000.0, torch.device("cpu")))
+    g = torch.randn(2, length, heads, head_dim, dtype=F64)
+    results = []
+    for operator in (normed_rotary, normed_rotary_reference):
+        x, gain = leaf(2, length, heads, head_dim), leaf(heads, seed=1)
+        y = operator(x, cos, sin, gain)
+        results.append((y, *torch.autograd.grad(y, (x, gain), g)))
+    for fused, plain in zip(*results, strict=True):
+        torch.testing.assert_close(fused, plain)
+
+
+def test_rotation_is_half_split_and_keeps_lengths():
+    cos, sin = rotary_table(0, 4, 4, 10_000.0, torch.device("cpu"))
+    x = torch.tensor([3.0, 0.0, 4.0, 0.0]).expand(1, 4, 1, 4)
+    y = normed_rotary(x, cos, sin, torch.ones(1))[0, :, 0]
+    unit = 5 / 2  # the root mean square of (3, 0, 4, 0)
+    angle = torch.arange(4.0)
+    torch.testing.assert_close(y[:, 0], (3 * angle.cos() + 4 * angle.sin()) / unit)
+    torch.testing.assert_close(y[:, 2], (4 * angle.cos() - 3 * angle.sin()) / unit)
+    torch.testing.assert_close(y.norm(dim=-1), torch.full((4,), 2.0))
+
+
+def test_relu_squared_equals_its_twin():
+    x, y = leaf(4, 33), leaf(4, 33)
+    g = torch.randn(4, 33, dtype=F64)
+    torch.testing.assert_close(relu_squared(x), y.relu().square())
+    torch.testing.assert_close(torch.autograd.grad(relu_squared(x), x, g), torch.autograd.grad(y.relu().square(), y, g))
+
+
+@pytest.mark.parametrize("operator, reference", [(rms_norm, rms_norm_reference), (relu_squared, lambda x: x.relu() ** 2)])
+def test_bf16_errs_at_most_twice_as_much_as_plain_bf16(operator, reference):
+    x = leaf(64, 96, dtype=torch.float32)
+    g = torch.randn(64, 96)
+    truth, (truth_grad,) = reference(x), torch.autograd.grad(reference(x), x, g)
+    errors = []
+    for function in (operator, reference):
+        low = x.detach().bfloat16().requires_grad_()
+        y = function(low)
+        (grad,) = torch.autograd.grad(y, low, g.bfloat16())
+        errors.append(((y.float() - truth).abs().max(), (grad.float() - truth_grad).abs().max()))
+    (ours, ours_grad), (plain, plain_grad) = errors
+    assert ours <= 2 * plain and ours_grad <= 3 * plain_grad
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (5, 12), (12, 5), (64, 32)])
+def test_newton_schulz_stack_equals_single_matrices(shape):
+    stack = torch.randn(3, *shape, dtype=F64, generator=torch.Generator().manual_seed(0))
+    together = newton_schulz(stack, dtype=F64)
+    for matrix, update in zip(stack, together, strict=True):
+        torch.testing.assert_close(update, newton_schulz_reference(matrix))
+
+
+def test_newton_schulz_brings_singular_values_near_one_and_keeps_zero():
+    matrix = torch.randn(1, 96, 64, generator=torch.Generator().manual_seed(1))
+    values = torch.linalg.svdvals(newton_schulz(matrix, dtype=torch.float32)[0])
+    assert 0.6 < values.min() and values.max() < 1.25
+    assert not newton_schulz(torch.zeros(2, 4, 4), dtype=torch.float32).any()
+
+
+def test_softcapped_nats_are_a_normalised_distribution():
+    x, table = torch.randn(7, 16), torch.randn(40, 16)
+    every = torch.stack([softcapped_nats(x, table, torch.full((7,), token), cap=5.0) for token in range(40)], dim=1)
+    torch.testing.assert_close(every.neg().exp().sum(1), torch.ones(7))
+    assert softcapped_logits(100 * x, table, cap=5.0).abs().max() <= 5.0

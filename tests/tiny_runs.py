@@ -1,0 +1,49 @@
+"""Runs of any recipe at a size that takes seconds, in this process or in one of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VOCAB = 320
+
+# Two layers of width 32 in windows of 32, ten steps of two slices, fp32 so that every machine can compare.
+TINY = {
+    "model.vocab_size": VOCAB,
+    "model.dim": 32,
+    "model.layers.length": 2,
+    "model.layers.*.mixer.num_heads": 2,
+    "model.layers.*.mixer.num_kv_heads": 1,
+    "model.layers.*.mlp.hidden": 64,
+    "train.tokens_per_step": 256,
+    "train.window": 32,
+    "train.num_slices": 2,
+    "train.seconds": "none",
+    "train.steps": 10,
+    "train.log_every": 1,
+    "train.validate_every": "none",
+    "train.checkpoint_every": 4,
+    "train.compute_dtype": "fp32",
+    "eval.window": 128,
+    "eval.stride": 16,
+}
+
+
+def tiny(**changes: object) -> list[str]:
+    """The overrides that make any recipe tiny; `train__steps=3` changes one of them."""
+    values = {**TINY, **{name.replace("__", "."): value for name, value in changes.items()}}
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+
+def command(arguments: list[str], folder: Path, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess:
+    """Runs `python arguments` of this repository in `folder`, one thread a process, output as text."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
