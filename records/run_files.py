@@ -1,0 +1,94 @@
+"""What the files of a run folder say, as types: the fields that a record needs, whatever else stands there."""
+
+import datetime
+
+import msgspec
+
+
+class RecordFacts(msgspec.Struct, frozen=True):
+    """Whose record it is, from the recipe."""
+
+    title: str
+    blurb: str
+    track: str
+    author: str
+    github_id: str
+
+
+class RunFacts(msgspec.Struct, frozen=True):
+    """recipe.json."""
+
+    recipe: str
+    overrides: list[str]
+    fingerprint: str
+    seed: int
+    started: datetime.datetime
+    train_seconds_cap: float | None
+    budget: int
+    record: RecordFacts
+
+
+class ScoreFacts(msgspec.Struct, frozen=True):
+    """score.json."""
+
+    protocol: str
+    val_loss: float
+    val_bpb: float
+    tokens: int
+    bytes: int
+    window: int
+    stride: int
+    seconds: float
+    artifact_bytes: int
+    artifact_sha256: str
+
+
+class GroupFacts(msgspec.Struct, frozen=True):
+    """One entry of ledger.json."""
+
+    group: str
+    kind: str
+    elements: int
+    data: int
+    scales: int
+
+
+class LedgerFacts(msgspec.Struct, frozen=True):
+    """ledger.json; `code` is bytes by file name."""
+
+    entries: list[GroupFacts]
+    header: int
+    checksum: int
+    code: dict[str, int]
+    budget: int
+    model_total: int
+    code_total: int
+    total: int
+
+
+class StartEvent(msgspec.Struct, frozen=True):
+    """The last start or resumption in log.jsonl."""
+
+    seed: int
+    fingerprint: str
+    parameters: int
+    code_sha256: str
+    python: str
+    torch: str
+    hardware: str
+    world_size: int
+
+
+class TrainedEvent(msgspec.Struct, frozen=True):
+    """The end of training in log.jsonl."""
+
+    step: int
+    tokens: int
+    train_seconds: float
+
+
+class ValidationEvent(msgspec.Struct, frozen=True):
+    """The last validation in log.jsonl: of the weights that were packed, in non-overlapping windows."""
+
+    weights: str
+    val_bpb: float
