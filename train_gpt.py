@@ -15,7 +15,6 @@ import sys
 import torch
 
 from data.dataset import Dataset
-from data.loader import SequentialLoader
 from optim.groups import Optimizers
 from optim.trainer import NonFiniteLossError, StepReport, Trainer
 from recipes.recipe import Recipe, fingerprint, load_recipe
@@ -68,7 +67,7 @@ def build_trainer(recipe: Recipe, dataset: Dataset, machine: Machine) -> Trainer
     """The model at its initial weights, and everything that moves it."""
     torch.manual_seed(recipe.train.seed)
     model = recipe.model.build(machine.compute_dtype).reset_parameters(recipe.train.seed).to(machine.device)
-    loader = SequentialLoader(
+    loader = recipe.data.loader(
         dataset.train_paths,
         window=recipe.train.window,
         tokens_per_slice=recipe.train.tokens_per_slice,

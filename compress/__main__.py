@@ -6,7 +6,9 @@ import tyro
 
 from recipes.run_folder import RunFolder
 from recipes.stages import compress_run
+from recipes.telling import log_ledger
 from runtime.command import exit_with
+from runtime.log import RunLog
 
 
 def main(run: tyro.conf.Positional[Path], /) -> None:
@@ -16,7 +18,7 @@ def main(run: tyro.conf.Positional[Path], /) -> None:
         run: the run folder, runs/ID.
     """
     folder = RunFolder(run)
-    print(compress_run(folder).table())
+    log_ledger(RunLog(folder.path), folder.recipe(), compress_run(folder))
     print(f"wrote {folder.artifact}")
 
 

@@ -10,11 +10,9 @@ x = slice[:-1], y = slice[1:]. No shuffling, and windows cross documents [1]. So
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from data.shards import check_ids, open_shard
+from data.stream import TokenStream
 from runtime.errors import UserError, nearest_multiple
 
 
@@ -32,17 +30,12 @@ class SequentialLoader:
         vocab_size: int,
     ) -> None:
         """Maps the shards. Raises UserError for sizes that do not divide, a rank outside the world, or a bad shard."""
-        _check_slices(paths, window, tokens_per_slice, rank, world_size)
+        check_slices(window, tokens_per_slice, rank, world_size)
         self.window = window
         self.tokens_per_slice = tokens_per_slice
         self.rank = rank
         self.world_size = world_size
-        self.vocab_size = vocab_size
-        self.paths = list(paths)
-        self.shards = [open_shard(path) for path in paths]
-        # starts[i] is where shard i begins in the stream; the last entry is the stream's length.
-        self.starts = np.concatenate([[0], np.cumsum([len(shard) for shard in self.shards])])
-        self.stream_tokens = int(self.starts[-1])
+        self._stream = TokenStream(paths, vocab_size)
         # Both count over all ranks and never wrap; where a batch begins is the position modulo the stream's length.
         self.position = 0
         self.tokens = 0
@@ -53,47 +46,34 @@ class SequentialLoader:
         The two share memory. Raises UserError for a token id beyond the vocabulary.
         """
         span = self.tokens_per_slice + 1
-        ids = self._read(self.position + self.rank * span, span)
+        ids = self._stream.read(self.position + self.rank * span, span)
         self.position += self.world_size * span
         self.tokens += self.world_size * self.tokens_per_slice
         return ids[:-1].view(-1, self.window), ids[1:].view(-1, self.window)
+
+    @property
+    def epochs(self) -> float:
+        """How often the whole stream has been taken."""
+        return self.position / self._stream.length
 
     def state_dict(self) -> dict[str, int]:
         """Where the stream stands, for all ranks alike: position, target tokens seen, epoch, length of the stream."""
         return {
             "position": self.position,
             "tokens": self.tokens,
-            "epoch": self.position // self.stream_tokens,
-            "stream_tokens": self.stream_tokens,
+            "epoch": self.position // self._stream.length,
+            "stream_tokens": self._stream.length,
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes on from a `state_dict`, of any world size. Raises UserError when it is of another stream."""
-        if state["stream_tokens"] != self.stream_tokens:
-            raise UserError(
-                f"the checkpoint's data must be the loader's: its stream has {state['stream_tokens']} tokens, "
-                f"the shards have {self.stream_tokens}"
-            )
+        self._stream.check_same(state["stream_tokens"])
         self.position = state["position"]
         self.tokens = state["tokens"]
 
-    def _read(self, start: int, count: int) -> Tensor:
-        ids = np.empty(count, dtype=np.int64)
-        filled = 0
-        while filled < count:
-            place = (start + filled) % self.stream_tokens
-            index = int(np.searchsorted(self.starts, place, side="right")) - 1
-            offset = place - int(self.starts[index])
-            part = self.shards[index][offset : offset + count - filled]
-            check_ids(part, self.vocab_size, self.paths[index], offset)
-            ids[filled : filled + len(part)] = part
-            filled += len(part)
-        return torch.from_numpy(ids)
 
-
-def _check_slices(paths: Sequence[str | Path], window: int, tokens_per_slice: int, rank: int, world_size: int) -> None:
-    if not paths:
-        raise UserError("the loader needs at least one shard, got none")
+def check_slices(window: int, tokens_per_slice: int, rank: int, world_size: int) -> None:
+    """Raises UserError for sizes that do not divide or a rank outside the world."""
     if window < 1:
         raise UserError(f"a window holds at least 1 token, got {window}; nearest 1")
     if tokens_per_slice < 1 or tokens_per_slice % window:

@@ -11,8 +11,10 @@ import tyro
 from recipes.packed import open_packed
 from recipes.run_folder import RunFolder
 from recipes.stages import eval_artifact, sample_packed
+from recipes.telling import log_final
 from runtime.command import exit_with
 from runtime.files import write_text
+from runtime.log import RunLog
 from runtime.machine import start_machine
 
 
@@ -30,11 +32,16 @@ def score(
     """
     path = _artifact_of(run)
     machine = start_machine()
-    report, _ = eval_artifact(path, machine, window, stride)
-    if machine.is_main:
+    report, packed = eval_artifact(path, machine, window, stride)
+    if not machine.is_main:
+        return
+    if run.is_dir():
+        # A run folder keeps what was said of it, so that its record finds log and score in agreement.
+        log_final(RunLog(run), packed.recipe, report)
+    else:
         print(report.line())
-        write_text(path.parent / "score.json", report.to_json())
-        print(f"{report.score.loss:.6f} nats/token  {report.score.bpb:.6f} bits/byte  {report.artifact_bytes:,} bytes")
+    write_text(path.parent / "score.json", report.to_json())
+    print(f"{report.score.loss:.6f} nats/token  {report.score.bpb:.6f} bits/byte  {report.artifact_bytes:,} bytes")
 
 
 def sample(

@@ -63,7 +63,6 @@ class Attention(nn.Module):
         self.value = Linear(dim, kv_dim, config.weight_map)
         self.project = Linear(dim, dim, config.weight_map, zero_init=True)
         self.q_gain = nn.Parameter(torch.full((config.num_heads,), config.q_gain))
-        self.register_buffer("k_gain", torch.ones(config.num_kv_heads), persistent=False)
 
     def forward(
         self,
@@ -74,7 +73,7 @@ class Attention(nn.Module):
         angles = rotary_table(past, x.shape[1], self.head_dim, self.config.rope_base, x.device)
         q, k, v = (self._heads(matrix(x)) for matrix in (self.query, self.key, self.value))
         q = normed_rotary(q, *angles, self.q_gain).transpose(1, 2)
-        k = normed_rotary(k, *angles, self.k_gain).transpose(1, 2)
+        k = normed_rotary(k, *angles, self.q_gain.new_ones(k.shape[2])).transpose(1, 2)
         v = v.transpose(1, 2)
         if state is not None:
             k, v = torch.cat((state[0], k), dim=2), torch.cat((state[1], v), dim=2)

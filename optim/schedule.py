@@ -9,17 +9,29 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands before a step: steps and training seconds done, and the limit of each (None: none)."""
+    """Where a run stands before a step: steps and training seconds done, and the limit of each (None: none).
+
+    `last_step` is how long the last step took; a step that would end beyond the limit is not begun.
+    """
 
     step: int
     seconds: float
     max_steps: int | None
     max_seconds: float | None
+    last_step: float = 0.0
+
+    @property
+    def out_of_steps(self) -> bool:
+        return self.max_steps is not None and self.step >= self.max_steps
+
+    @property
+    def out_of_time(self) -> bool:
+        expected = max(self.last_step, self.seconds / max(1, self.step))
+        return self.max_seconds is not None and self.seconds + expected > self.max_seconds
 
     @property
     def finished(self) -> bool:
-        out_of_steps = self.max_steps is not None and self.step >= self.max_steps
-        return out_of_steps or (self.max_seconds is not None and self.seconds >= self.max_seconds)
+        return self.out_of_steps or self.out_of_time
 
     @property
     def fraction(self) -> float:

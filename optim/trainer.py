@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from data.coprime import CoprimeLoader
 from data.loader import SequentialLoader
 from optim.average import EMA, SWA
 from optim.groups import Optimizers, accumulation_steps
@@ -95,7 +96,7 @@ class Trainer:
         optimizers: Optimizers,
         average: SWA | EMA | None,
         warmdown: WarmdownSteps | WarmdownFraction,
-        loader: SequentialLoader,
+        loader: SequentialLoader | CoprimeLoader,
         machine: Machine,
         identity: str,  # the recipe's fingerprint: a checkpoint of another recipe is refused
     ) -> None:
@@ -117,9 +118,11 @@ class Trainer:
         """
         termination = TerminationRequest()
         self.clock.start()
+        seconds = self.clock.seconds()
         while True:
+            before = seconds
             seconds, asked = self._agree(self.clock.seconds(), bool(termination))
-            progress = Progress(self.step, seconds, self.config.steps, self.config.seconds)
+            progress = Progress(self.step, seconds, self.config.steps, self.config.seconds, seconds - before)
             self.stopped_by_signal = asked and not progress.finished
             if progress.finished or asked:
                 break

@@ -35,6 +35,11 @@ class Grid:
                 f"a grid must hold -clip and clip and fit eight bits (-128 to 127), got {self}; the widest is {INT8}"
             )
 
+    @staticmethod
+    def from_name(name: str) -> "Grid":
+        """What `--pack.plan.1.store int6` means on the command line; `grid_named` under the name that overrides use."""
+        return grid_named(name)
+
     @property
     def bits(self) -> int:
         """Bits of the narrowest integer that holds every code."""

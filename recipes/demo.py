@@ -6,6 +6,7 @@
 Papers: those of recipes/int5_int6.py.
 """
 
+from data.coprime import CoprimeLoader
 from eval.sliding import EvalConfig
 from model.attention import AttentionConfig
 from model.embed import SmearBigramConfig
@@ -21,15 +22,15 @@ from recipes.recipe import DataConfig, PackConfig, Recipe, RecordConfig
 
 
 def demo() -> Recipe:
-    """4 x 192, 3 heads, MLP 576, SmearGate, BigramHash 2048 x 32, windows of 512."""
+    """4 x 160, 4 heads over 2, MLP 480, SmearGate, BigramHash 2048 x 32, windows of 512."""
     return Recipe(
         name="demo",
-        data=DataConfig("data/datasets/sotu_sp1024"),
+        data=DataConfig("data/datasets/sotu_sp1024", loader=CoprimeLoader),
         model=GPTConfig(
             vocab_size=1024,
-            dim=192,
+            dim=160,
             embed=SmearBigramConfig(bigram_rows=2048, bigram_dim=32),
-            layers=(LayerConfig(AttentionConfig(num_heads=3, num_kv_heads=1), MLPConfig(hidden=576)),) * 4,
+            layers=(LayerConfig(AttentionConfig(num_heads=4, num_kv_heads=2), MLPConfig(hidden=480)),) * 4,
             orthogonal_init=True,
         ),
         train=TrainConfig(

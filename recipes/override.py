@@ -2,8 +2,8 @@
 
 A path names a field of the nested dataclasses, a number an entry of a tuple, `*` all of its entries; `.length` repeats
 or cuts a tuple: `--model.layers.length 6 --model.layers.*.mlp.hidden 256`. A value must have the field's declared type;
-"none" is None. It is the standard library and not a package because the counted single file needs it, and because an
-error here is one line that names the nearest path.
+"none" is None; a type with `from_name` (a Grid) is given by name. It is the standard library and not a package because
+the counted single file needs it, and because an error here is one line that names the nearest path.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _entries(config: Any) -> dict[str, Any] | None:
     """The parts of a dataclass or tuple by path segment; None for a leaf."""
-    if dataclasses.is_dataclass(config):
+    if dataclasses.is_dataclass(config) and not hasattr(config, "from_name"):
         return {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(config)}
     return {str(index): value for index, value in enumerate(config)} if isinstance(config, tuple) else None
 
@@ -104,6 +104,7 @@ def _changed(config: Any, path: list[str], change: Callable[[Any, Any], Any], de
 def _parsed(text: str, declared: Any, path: str) -> Any:
     """`text` as one of the declared types, the first that takes it."""
     options = get_args(declared) if get_origin(declared) in (Union, types.UnionType) else (declared,)
+    literals = [word for option in options if get_origin(option) is Literal for word in get_args(option)]
     for option in options:
         if option is type(None) and text.lower() == "none":
             return None
@@ -111,6 +112,8 @@ def _parsed(text: str, declared: Any, path: str) -> Any:
             return text.lower() == "true"
         if option is str or (get_origin(option) is Literal and text in get_args(option)):
             return text
+        if hasattr(option, "from_name") and text not in literals:
+            return option.from_name(text)
         if option in (int, float):
             try:
                 return option(text.replace("_", ""))

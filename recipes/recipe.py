@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data.coprime import CoprimeLoader
+from data.loader import SequentialLoader
 from eval.sliding import EvalConfig
 from model.gpt import GPTConfig
 from optim.average import EMAConfig, SWAConfig
@@ -22,9 +24,13 @@ from runtime.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class DataConfig:
-    """`folder` holds the shards; the environment's DATA_PATH and TOKENIZER_PATH say where it is on this machine."""
+    """`folder` holds the shards; the environment's DATA_PATH and TOKENIZER_PATH say where it is on this machine.
+
+    `loader` is the class that orders the training tokens.
+    """
 
     folder: str = "data/datasets/sotu_sp1024"
+    loader: type[SequentialLoader] | type[CoprimeLoader] = SequentialLoader
 
 
 @dataclass(frozen=True)

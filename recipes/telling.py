@@ -117,14 +117,14 @@ class Teller:
             text = f"stopped by SIGTERM after step {trainer.step}; the same RUN_ID continues it"
             self._log.line(text, event="stopped", step=trainer.step)
             return
-        if train.seconds and seconds >= train.seconds:
+        if trainer.step < (train.steps or math.inf):
             at = f"train_time:{1000 * seconds:.0f}ms step:{trainer.step}/{self._total_steps}"
             self._log.line(f"stopping_early: wallclock_cap {at}")
         tokens = trainer.step * train.tokens_per_step
         share = tokens * self._flops_per_token / seconds / (self.machine.peak_flops * self.machine.world_size)
         memory = self.machine.peak_memory_bytes()
         self._log.line(
-            f"tokens:{tokens} epochs:{trainer.loader.position / trainer.loader.stream_tokens:.2f} "
+            f"tokens:{tokens} epochs:{trainer.loader.epochs:.2f} "
             f"tok/s:{tokens / seconds:.0f} share_of_bf16_peak:{share:.3f}\n"
             f"peak memory allocated: {memory / 2**20:.0f} MiB",
             event="trained",
@@ -140,24 +140,12 @@ class Teller:
         self._log.line(f"quantized {len(codes)} tensors by the plan of {self.recipe.name}", event="quantized")
 
     def ledger(self, ledger: Ledger) -> None:
-        """Who costs how many bytes, and the competition's three size lines."""
-        coder = self.recipe.pack.coder
-        self._log.line(
-            f"{ledger.table()}\n"
-            f"Serialized model {coder}: {ledger.model_total} bytes\n"
-            f"Code size: {ledger.code_total} bytes\n"
-            f"Total submission size {coder}: {ledger.total} bytes",
-            event="ledger",
-            **ledger.totals,
-        )
+        """Who costs how many bytes."""
+        log_ledger(self._log, self.recipe, ledger)
 
     def final(self, report: EvalReport) -> None:
         """The score of the record: from the bytes of model.bin alone."""
-        self._log.line(report.line(), event="final", **report.to_dict())
-        score, label = report.score, f"final_{self.recipe.pack.coder}_roundtrip"
-        milliseconds = f"eval_time:{1000 * report.seconds:.0f}ms"
-        self._log.line(f"{label} val_loss:{score.loss:.4f} val_bpb:{score.bpb:.4f} {milliseconds}")
-        self._log.line(f"{label}_exact val_loss:{score.loss:.8f} val_bpb:{score.bpb:.8f}")
+        log_final(self._log, self.recipe, report)
 
     def sample(self, text: str) -> None:
         """A text that the packed model wrote."""
@@ -173,3 +161,24 @@ class Teller:
 
     def _times(self, step: int, seconds: float) -> str:
         return f"train_time:{1000 * seconds:.0f}ms step_avg:{1000 * seconds / max(1, step):.2f}ms"
+
+
+def log_ledger(log: RunLog, recipe: Recipe, ledger: Ledger) -> None:
+    """The ledger and the competition's three size lines."""
+    coder = recipe.pack.coder
+    log.line(
+        f"{ledger.table()}\n"
+        f"Serialized model {coder}: {ledger.model_total} bytes\n"
+        f"Code size: {ledger.code_total} bytes\n"
+        f"Total submission size {coder}: {ledger.total} bytes",
+        event="ledger",
+        **ledger.totals,
+    )
+
+
+def log_final(log: RunLog, recipe: Recipe, report: EvalReport) -> None:
+    """The score from the bytes, in our words and in the competition's."""
+    log.line(report.line(), event="final", **report.to_dict())
+    score, label = report.score, f"final_{recipe.pack.coder}_roundtrip"
+    log.line(f"{label} val_loss:{score.loss:.4f} val_bpb:{score.bpb:.4f} eval_time:{1000 * report.seconds:.0f}ms")
+    log.line(f"{label}_exact val_loss:{score.loss:.8f} val_bpb:{score.bpb:.8f}")

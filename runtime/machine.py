@@ -95,7 +95,6 @@ def start_machine(compute_dtype: str | None = None) -> Machine:
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-        torch.backends.cuda.matmul.allow_tf32 = True
     else:
         _keep_freed_memory()
     if world_size > 1 and not dist.is_initialized():

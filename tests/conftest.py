@@ -11,21 +11,27 @@ from data.corpus import Document
 from data.manifest import BuildOptions
 from train_gpt import main
 
-WORDS = "the union of states shall secure peace and liberty to every citizen by law in this congress we trust".split()
+WORDS = ("the union of states shall secure peace and liberty " * 2 + "to every citizen by law in this congress").split()
+
+
+def build_tiny_data(folder: Path) -> Path:
+    """60 invented speeches with a tokenizer of 320 pieces, as a data set in `folder`."""
+    draw = random.Random(16)
+    documents = []
+    for index in range(60):
+        words = (draw.choice(WORDS) + draw.choice(("", "", ",", ".\n")) for _ in range(120))
+        documents.append(Document(f"speech-{index}", " ".join(words)))
+    options = BuildOptions(
+        corpus="tiny", source="tests", vocab_size=VOCAB, normalisation="identity", val_one_in=8, split_field=None
+    )
+    build_dataset(documents, folder, options)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of 60 invented speeches with 320 pieces."""
-    draw = random.Random(16)
-    speech = lambda: " ".join(draw.choice(WORDS) + draw.choice(("", "", ",", ".\n")) for _ in range(120))  # noqa: E731
-    documents = [Document(f"speech-{index}", speech()) for index in range(60)]
-    options = BuildOptions(
-        corpus="tiny", source="tests", vocab_size=VOCAB, normalisation="identity", val_one_in=8, split_field=None
-    )
-    folder = tmp_path_factory.mktemp("data") / "tiny"
-    build_dataset(documents, folder, options)
-    return folder
+    """The tiny data set, built once."""
+    return build_tiny_data(tmp_path_factory.mktemp("data") / "tiny")
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from data.coprime import CoprimeLoader
 from data.loader import SequentialLoader
-from data.shards import write_shard
+from data.shards import find_shards, write_shard
 from runtime.errors import UserError
 
 VOCAB = 1000
@@ -131,3 +132,64 @@ def test_a_shard_cut_short_is_refused_at_the_start(paths):
     paths[3].write_bytes(paths[3].read_bytes()[:-2])
     with pytest.raises(UserError, match="x_train_000003.bin is truncated"):
         _loader(paths)
+
+
+@pytest.fixture
+def coprime_shards(tmp_path):
+    """Two shards, 100 windows of 10 tokens and a tail; token i has id i % 1000."""
+    ids = np.arange(1003) % 1000
+    for index, part in enumerate((ids[:400], ids[400:])):
+        write_shard(tmp_path / f"count_train_{index:06d}.bin", part)
+    return find_shards(tmp_path, "train")
+
+
+def coprime(paths, rank=0, world_size=1, tokens_per_slice=20):
+    return CoprimeLoader(
+        paths, window=10, tokens_per_slice=tokens_per_slice, rank=rank, world_size=world_size, vocab_size=1000
+    )
+
+
+def test_coprime_takes_every_window_once_an_epoch_and_targets_follow_inputs(coprime_shards):
+    loader = coprime(coprime_shards)
+    firsts = []
+    for _ in range(50):
+        x, y = loader.next()
+        assert torch.equal(x[:, 1:], y[:, :-1])
+        firsts += x[:, 0].tolist()
+    assert sorted(firsts) == list(range(0, 1000, 10))
+    assert loader.epochs == 1.0
+    # The next epoch cuts the windows elsewhere.
+    assert loader.next()[0][0, 0] % 10 != 0
+
+
+def test_coprime_neighbours_are_far_apart(coprime_shards):
+    x, _ = coprime(coprime_shards, tokens_per_slice=100).next()
+    starts = sorted(x[:, 0].tolist())
+    assert max(later - earlier for earlier, later in zip(starts, starts[1:], strict=False)) <= 200
+
+
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_coprime_ranks_see_the_slices_of_one_rank(coprime_shards, world_size):
+    single = coprime(coprime_shards)
+    ranks = [coprime(coprime_shards, rank, world_size) for rank in range(world_size)]
+    for _ in range(3):
+        for loader in ranks:
+            assert torch.equal(loader.next()[0], single.next()[0])
+    assert ranks[0].state_dict() == single.state_dict()
+
+
+def test_coprime_resumes_at_its_position(coprime_shards):
+    loader = coprime(coprime_shards)
+    loader.next()
+    state = loader.state_dict()
+    expected = loader.next()
+    resumed = coprime(coprime_shards)
+    resumed.load_state_dict(state)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.next(), expected, strict=True))
+    with pytest.raises(UserError, match="stream has 7 tokens"):
+        resumed.load_state_dict({**state, "stream_tokens": 7})
+
+
+def test_coprime_refuses_a_split_shorter_than_a_window(coprime_shards):
+    with pytest.raises(UserError, match="one window of 2000 tokens, got 1003; nearest window 1003"):
+        CoprimeLoader(coprime_shards, window=2000, tokens_per_slice=2000, rank=0, world_size=1, vocab_size=1000)

@@ -13,7 +13,8 @@ from runtime.errors import UserError
 from runtime.machine import Machine
 
 L, S = 64, 8
-TABLE = ByteTable(torch.arange(50, dtype=torch.int16) % 5, torch.zeros(50, dtype=torch.bool), torch.zeros(50, dtype=torch.bool))
+NEVER = torch.zeros(50, dtype=torch.bool)
+TABLE = ByteTable(torch.arange(50, dtype=torch.int16) % 5, lead=NEVER, boundary=NEVER)
 
 
 def nats_of(tokens, targets):
@@ -66,9 +67,7 @@ def test_scores_are_of_the_right_targets():
     tokens = torch.arange(50).repeat(4)
     score = score_windows(nats_of, tokens, plan_windows(199, L, S), TABLE, Machine())
     expected = int(tokens[1:].sum())
-    positions = sum(
-        sum(range(window.length - window.scored, window.length)) for window in plan_windows(199, L, S)
-    )
+    positions = sum(sum(range(window.length - window.scored, window.length)) for window in plan_windows(199, L, S))
     assert score.nats == pytest.approx(expected + positions / 1000, rel=1e-7)
 
 
@@ -141,6 +140,8 @@ def test_sampling_carries_the_state_and_stops_before_a_new_document():
 
 def test_draws_stay_within_top_k_and_repeat_with_the_seed():
     logits = torch.tensor([0.0, 3.0, 2.9, -1.0])
-    draws = [[draw(logits, 1.0, 2, g) for _ in range(40)] for g in (torch.Generator().manual_seed(s) for s in (0, 0, 1))]
+    draws = [
+        [draw(logits, 1.0, 2, g) for _ in range(40)] for g in (torch.Generator().manual_seed(s) for s in (0, 0, 1))
+    ]
     assert set(draws[0]) == {1, 2}
     assert draws[0] == draws[1] != draws[2]

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_runs import VOCAB, tiny
 
 from model.attention import AttentionConfig
 from model.embed import BigramHash, SmearGate, bigram_rows
@@ -17,7 +18,6 @@ from recipes.override import overridden
 from recipes.packed import parameter_shapes
 from recipes.recipe import load_recipe, recipe_names
 from runtime.errors import UserError
-from tiny_runs import VOCAB, tiny
 
 
 def tiny_model(name, dtype=torch.float32, seed=0):

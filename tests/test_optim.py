@@ -126,7 +126,13 @@ def test_warmdown_by_fraction():
 def test_a_run_ends_with_whichever_budget_ends_first():
     assert Progress(10, 0.0, 10, None).finished
     assert Progress(1, 60.0, 10, 60.0).finished
-    assert not Progress(9, 59.0, 10, 60.0).finished
+    assert not Progress(9, 45.0, 10, 60.0).finished
+
+
+def test_a_step_that_would_end_beyond_the_cap_is_not_begun():
+    assert not Progress(10, 50.0, None, 60.0).finished
+    assert Progress(10, 50.0, None, 54.0).finished  # an average step takes 5 s
+    assert Progress(10, 50.0, None, 60.0, last_step=11.0).finished
 
 
 def test_swa_is_the_mean_of_its_snapshots():

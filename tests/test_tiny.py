@@ -1,7 +1,7 @@
 """The tour: what the pipeline does, on a model of two layers and width 32. Read this first.
 
-A recipe is trained, its weights become small integers, the integers become bytes, the bytes are scored, and the evidence
-lies in a record folder. Every recipe takes the same way.
+A recipe is trained, its weights become small integers, the integers become bytes, the bytes are scored, and the
+evidence lies in a record folder. Every recipe takes the same way.
 """
 
 import json
@@ -26,8 +26,8 @@ def test_every_recipe_goes_from_tokens_to_a_record(name, run_tiny, workplace, ca
     run = run_tiny(name, "tour")
 
     # It learns: ten steps bring the loss down from ln V, where an untrained model stands.
-    steps = [json.loads(line) for line in open(run / "log.jsonl") if '"step"' in line]
-    losses = [fact["train_loss"] for fact in steps if fact["event"] == "step"]
+    facts = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    losses = [fact["train_loss"] for fact in facts if fact["event"] == "step"]
     assert len(losses) == 10
     assert losses[0] == pytest.approx(math.log(VOCAB), abs=0.15)
     assert losses[-1] < losses[0] - 0.3

@@ -10,6 +10,8 @@ import sys
 import time
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny_runs import ROOT, command, tiny
 
 TRAIN = str(ROOT / "train_gpt.py")
@@ -73,7 +75,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(recipe, workplace, reference):
 
 
 def test_sigterm_finishes_the_step_and_exits_with_its_own_code(workplace, reference):
-    expected = (reference("int5_int6") / "weights.safetensors").read_bytes()
+    expected = load_file(reference("int5_int6") / "weights.safetensors")
     run = workplace / "runs" / "stopped"
     arguments = [TRAIN, "int5_int6", *tiny(train__steps=40, train__checkpoint_every="none")]
     process = start(arguments, workplace, RUN_ID="stopped")
@@ -85,7 +87,9 @@ def test_sigterm_finishes_the_step_and_exits_with_its_own_code(workplace, refere
     assert 5 <= stopped_at < 40
     finished = command(arguments, workplace, RUN_ID="stopped")
     assert f"resuming at step {stopped_at}," in finished.stdout
-    assert (run / "weights.safetensors").read_bytes() == expected
+    # The file names its recipe, which has another cadence of checkpoints here; the tensors must be the same.
+    weights = load_file(run / "weights.safetensors")
+    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
 
 
 def test_two_ranks_train_to_the_losses_of_one(workplace, run_tiny):
@@ -119,7 +123,9 @@ def test_a_rank_that_dies_is_restarted_from_the_checkpoint(workplace, reference)
     arguments = torchrun("--standalone", "--nproc_per_node=1", "--max-restarts=1", train__steps=40)
     agent = start(arguments, workplace, RUN_ID="reborn")
     wait_for_step(run, 9, agent)
-    children = subprocess.run(["pgrep", "-P", str(agent.pid)], capture_output=True, text=True, check=True).stdout.split()
+    children = subprocess.run(
+        ["pgrep", "-P", str(agent.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
     os.kill(int(children[-1]), signal.SIGKILL)
     output, _ = agent.communicate(timeout=120)
     assert agent.returncode == 0, output

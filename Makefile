@@ -1,0 +1,38 @@
+# make demo | test | bench | gpu | setup | clean; the first run of each sets up .venv, later ones install nothing.
+
+BASE_PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+# make gpu PYTHON=python3 uses that Python and installs nothing.
+PYTHON ?= $(VENV)/bin/python
+DATA := data/datasets/sotu_sp1024/manifest.json
+
+.PHONY: setup demo test bench gpu clean
+
+setup: $(READY)
+
+$(READY): requirements.txt
+	$(BASE_PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $(READY)
+
+$(DATA): | $(READY)
+	$(PYTHON) -m data build --corpus sotu --vocab 1024 --out data/datasets/sotu_sp1024
+
+demo: $(READY) $(DATA)
+	$(PYTHON) -m torch.distributed.run --standalone --nproc_per_node=1 train_gpt.py demo
+
+test: $(READY)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m pytest
+
+bench: $(READY) $(DATA)
+	$(PYTHON) -m benchmarks
+
+gpu: $(if $(filter $(VENV)/%,$(PYTHON)),$(READY))
+	$(PYTHON) -m benchmarks.gpu
+
+clean:
+	rm -rf $(VENV) runs data/datasets data/tokenizers .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
