@@ -1,6 +1,9 @@
 """How much of the machine's bf16 matrix peak training and evaluation reach; peak and work are measured in turn."""
 
 import time
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -75,7 +78,7 @@ def _score(model, validation: Validation, windows: list[Window], machine: Machin
     score_windows(model, validation.tokens, windows, validation.byte_table, machine, batch_tokens)
 
 
-def overhead_share(machine: Machine, recipe: Recipe, folder) -> Row:
+def overhead_share(machine: Machine, recipe: Recipe, folder: Path) -> Row:
     """Loader, log and checkpoints over a training step, each at the recipe's own cadence."""
     trainer = build_trainer(recipe, recipe_dataset(recipe), machine)
     train_seconds(trainer, 3)
@@ -83,7 +86,8 @@ def overhead_share(machine: Machine, recipe: Recipe, folder) -> Row:
     for _ in range(ROUNDS):
         step = train_seconds(trainer, STEPS_A_ROUND) / STEPS_A_ROUND
         loading = recipe.train.num_slices / machine.world_size * _timed(trainer.loader.next)
-        logging = _timed(lambda: log.line("step:1/1 train_loss:1.0", event="step", step=1))
+        with redirect_stdout(StringIO()):
+            logging = _timed(lambda: log.line("step:1/1 train_loss:1.0", event="step", step=1))
         saving = _timed(lambda: save_checkpoint(folder / "checkpoint.safetensors", *trainer.state()))
         cost = loading + logging / recipe.train.log_every + saving / recipe.train.checkpoint_every
         shares.append(cost / step)
@@ -98,7 +102,7 @@ def _timed(work) -> float:
     return time.perf_counter() - start
 
 
-def throughput_rows(machine: Machine, folder) -> list[Row]:
+def throughput_rows(machine: Machine, folder: Path) -> list[Row]:
     """The three ratios of the demo recipe."""
     recipe = load_recipe("demo")
     return [

@@ -5,7 +5,7 @@
 
     torchrun --standalone --nproc_per_node=8 train_gpt.py baseline
 
-Two differences: the container is ours, not torch.save, and the coder is lzma's stand-in for zlib, zstd at level 22.
+Two differences: the container is ours instead of torch.save, and zstd at level 22 stands where zlib at level 9 stood.
 Papers: the organisers' repository openai/parameter-golf; Muon (Jordan et al. 2024).
 """
 

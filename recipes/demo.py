@@ -57,6 +57,6 @@ def demo() -> Recipe:
                 Rule("matrices", INT6),
             ),
         ),
-        eval=EvalConfig(window=512, stride=64),
+        eval=EvalConfig(window=512, stride=64, batch_tokens=16_384),
         record=RecordConfig(title="Demo", blurb="Two minutes of the #465 stack, scaled to two CPU cores."),
     )
