@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 @torch.inference_mode()
 def sample_text(
-    model: nn.Module,  # has next_logits(tokens [B, T], state) -> (logits [B, V], state)
+    model: nn.Module,  # has logits(tokens [B, T], state) -> (logits [B, T, V], state)
     tokenizer: SentencePieceProcessor,
     prompt: str,
     *,
@@ -22,8 +22,8 @@ def sample_text(
     ids = [tokenizer.bos_id(), *tokenizer.encode(prompt)]
     fresh, state = torch.tensor([ids], device=device), None
     for _ in range(num_tokens):
-        logits, state = model.next_logits(fresh, state)
-        token = draw(logits[0].float().cpu(), temperature, top_k, generator)
+        logits, state = model.logits(fresh, state)
+        token = draw(logits[0, -1].float().cpu(), temperature, top_k, generator)
         if token == tokenizer.bos_id():
             break
         ids.append(token)

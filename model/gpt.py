@@ -119,10 +119,11 @@ class GPT(nn.Module):
                 skips.append(x)
         return rms_norm(x), tuple(after)
 
-    def next_logits(self, tokens: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
-        """fp32 logits [B, vocab_size] of what follows the last token, and the state after it: one step of sampling."""
+    def logits(self, tokens: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
+        """fp32 logits [B, T, vocab_size] of what follows each token, and the state after them: for samplers and judges."""
         x, state = self.hidden(tokens, state)
-        return softcapped_logits(x[:, -1], self.embed.tokens.weight, self.config.softcap), state
+        flat = softcapped_logits(x.flatten(0, 1), self.embed.tokens.weight, self.config.softcap)
+        return flat.view(*tokens.shape, -1), state
 
 
 def _initialise(module: Linear, name: str, config: GPTConfig) -> None:

@@ -111,10 +111,10 @@ class _Counter(torch.nn.Module):
         self.anchor = torch.nn.Parameter(torch.zeros(1))
         self.asked = []
 
-    def next_logits(self, tokens, state):
+    def logits(self, tokens, state):
         self.asked.append(tokens.shape[1])
-        logits = torch.full((1, 50), -10.0)
-        logits[0, (int(tokens[0, -1]) + 1) % 50] = 10.0
+        logits = torch.full((1, tokens.shape[1], 50), -10.0)
+        logits[0, -1, (int(tokens[0, -1]) + 1) % 50] = 10.0
         return logits, (state or 0) + 1
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 import torch
@@ -29,7 +30,19 @@ def start(arguments, folder, **environment) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
+
+
+def outputs_of(processes: list[subprocess.Popen], timeout: float) -> list[str]:
+    """What the processes print until they end, all read at once; who still runs at the end is killed and named."""
+    with ThreadPoolExecutor(len(processes)) as readers:
+        reading = [readers.submit(lambda process=process: process.communicate()[0]) for process in processes]
+        if wait(reading, timeout).not_done:
+            for process in processes:
+                os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError("still running:\n" + "\n---\n".join(read.result() for read in reading))
+        return [read.result() for read in reading]
 
 
 def losses(run) -> dict[int, float]:
@@ -109,10 +122,12 @@ def test_two_agents_with_one_rank_each_train_to_the_losses_of_one(workplace, run
         "--nproc_per_node=1",
         "--rdzv_backend=c10d",
         "--rdzv_id=two-agents",
+        "--local_addr=127.0.0.1",
         f"--rdzv_endpoint=127.0.0.1:{free_port()}",
     )
-    agents = [start(torchrun(*rendezvous), workplace, RUN_ID="agents") for _ in range(2)]
-    outputs = [agent.communicate(timeout=120)[0] for agent in agents]
+    environment = {"RUN_ID": "agents", "GLOO_SOCKET_IFNAME": "lo"}
+    agents = [start(torchrun(*rendezvous), workplace, **environment) for _ in range(2)]
+    outputs = outputs_of(agents, timeout=180)
     assert [agent.returncode for agent in agents] == [0, 0], outputs
     assert losses(workplace / "runs" / "agents") == pytest.approx(alone, rel=1e-5)
 
