@@ -11,6 +11,9 @@ Exit codes: 0 done, 2 a mistake in what was given, 3 a loss that is not finite, 
 
 import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -40,12 +43,21 @@ from runtime.signals import TerminationRequest
 
 
 def main(arguments: list[str]) -> int:
-    """Runs a recipe from tokens to record and returns the exit code."""
+    """Runs the recipe that is named first from tokens to record and returns the exit code."""
     if not arguments or arguments[0].startswith("-"):
         raise UserError("train_gpt.py needs a recipe: train_gpt.py RECIPE [--path value ...]; see python -m recipes")
     name, *overrides = arguments
+    return run_recipe(name, overrides, new_record)
+
+
+def run_recipe(
+    name: str,
+    overrides: list[str],
+    make_record: Callable[[list[Path]], Path] | None = None,  # of finished run folders; None: the run is all
+) -> int:
+    """Runs a recipe from tokens to the score of its bytes and returns the exit code."""
     if seed := os.environ.get("SEED"):
-        overrides += ["--train.seed", seed]
+        overrides = [*overrides, "--train.seed", seed]
     recipe = load_recipe(name, overrides)
     dataset = recipe_dataset(recipe)
     validation = open_validation(dataset)
@@ -60,6 +72,8 @@ def main(arguments: list[str]) -> int:
     if not train(recipe, run, trainer, validation, tell):
         return TerminationRequest.EXIT_CODE
     package(run, tell)
+    if machine.is_main and make_record:
+        tell.record(make_record([run.path]))
     return 0
 
 
@@ -122,7 +136,7 @@ def train(recipe: Recipe, run: RunFolder, trainer: Trainer, validation: Validati
 
 
 def package(run: RunFolder, tell: Teller) -> None:
-    """weights -> codes -> bytes -> score from those bytes -> text -> record."""
+    """weights -> codes -> bytes -> score from those bytes -> text."""
     machine = tell.machine
     if machine.is_main:
         codes = quantize_run(run)
@@ -137,7 +151,6 @@ def package(run: RunFolder, tell: Teller) -> None:
         write_text(run.sample, text + "\n")
         tell.sample(text)
         tell.close()
-        tell.record(new_record([run.path]))
 
 
 def dtype_of_run(run_id: str) -> str | None:
@@ -146,9 +159,14 @@ def dtype_of_run(run_id: str) -> str | None:
     return checkpoint_facts(checkpoint)["compute_dtype"] if checkpoint.exists() else None
 
 
-if __name__ == "__main__":
+def run_command(command: Callable[[], int]) -> NoReturn:
+    """Leaves the process with the exit code of `command`; a mistake or a lost run is one line on stderr."""
     try:
-        sys.exit(main(sys.argv[1:]))
+        sys.exit(command())
     except (UserError, NonFiniteLossError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    run_command(lambda: main(sys.argv[1:]))

@@ -120,7 +120,7 @@ class GPT(nn.Module):
         return rms_norm(x), tuple(after)
 
     def logits(self, tokens: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
-        """fp32 logits [B, T, vocab_size] of what follows each token, and the state after them: for samplers and judges."""
+        """fp32 logits [B, T, vocab_size] of what follows each token, and the state after: for samplers and judges."""
         x, state = self.hidden(tokens, state)
         flat = softcapped_logits(x.flatten(0, 1), self.embed.tokens.weight, self.config.softcap)
         return flat.view(*tokens.shape, -1), state

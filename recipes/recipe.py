@@ -92,5 +92,6 @@ def recipe_names() -> list[str]:
 
 
 def fingerprint(config: object) -> str:
-    """Sixteen hexadecimal digits that change when any field of the frozen config does."""
-    return hashlib.sha256(repr(config).encode()).hexdigest()[:16]
+    """Sixteen hexadecimal digits that change when any field of the frozen config does; modules do not matter."""
+    spelled = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", repr(config))
+    return hashlib.sha256(spelled.encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
 """runs/ID: one folder a run, one file a stage.
 
 recipe.json  train.log  log.jsonl  checkpoint.safetensors  weights.safetensors  codes.safetensors
-model.bin  ledger.json  score.json  sample.txt  code/
+model.bin  ledger.json  score.json  sample.txt  code/train_gpt.py  train_gpt_readable.py
 """
 
 import json
@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from compress.bundle import bundle_recipe
 from recipes.recipe import Recipe, fingerprint, load_recipe
 from runtime.errors import UserError
-from runtime.files import read_bytes, write_text
-from runtime.source import copy_sources
+from runtime.files import read_bytes, write_bytes, write_text
+from runtime.source import CODE_FILE, READABLE_FILE, repository_root
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def open_run(recipe: Recipe, overrides: list[str], run_id: str, main: bool) -> R
                 f"{' '.join([recipe.name, *overrides])}; give this run another RUN_ID"
             )
     elif main:
-        copy_sources(run.code)
+        write_code(recipe.name, run)
         facts = {
             "recipe": recipe.name,
             "overrides": list(overrides),
@@ -110,6 +111,13 @@ def open_run(recipe: Recipe, overrides: list[str], run_id: str, main: bool) -> R
         }
         write_text(run.recipe_file, json.dumps(facts, indent=1, sort_keys=True) + "\n")
     return run
+
+
+def write_code(recipe: str, run: RunFolder) -> None:
+    """The counted file of a recipe into `code` of its run, which holds nothing else, and the readable twin beside it."""
+    bundle = bundle_recipe(recipe, repository_root())
+    write_bytes(run.code / CODE_FILE, bundle.counted)
+    write_text(run.path / READABLE_FILE, bundle.readable)
 
 
 def choose_run_id(recipe: Recipe) -> str:

@@ -153,8 +153,7 @@ class Teller:
 
     def record(self, folder: object) -> None:
         """Where the record lies; on the screen alone, since the log is part of it."""
-        if self.machine.is_main:
-            sys.stdout.write(f"record: {folder}\n")
+        sys.stdout.write(f"record: {folder}\n")
 
     def close(self) -> None:
         self._log.close()
@@ -164,21 +163,31 @@ class Teller:
 
 
 def log_ledger(log: RunLog, recipe: Recipe, ledger: Ledger) -> None:
+    """Who costs how many bytes."""
+    log.line(ledger_text(recipe, ledger), event="ledger", **ledger.totals)
+
+
+def ledger_text(recipe: Recipe, ledger: Ledger) -> str:
     """The ledger and the competition's three size lines."""
     coder = recipe.pack.coder
-    log.line(
+    return (
         f"{ledger.table()}\n"
         f"Serialized model {coder}: {ledger.model_total} bytes\n"
         f"Code size: {ledger.code_total} bytes\n"
-        f"Total submission size {coder}: {ledger.total} bytes",
-        event="ledger",
-        **ledger.totals,
+        f"Total submission size {coder}: {ledger.total} bytes"
     )
 
 
 def log_final(log: RunLog, recipe: Recipe, report: EvalReport) -> None:
-    """The score from the bytes, in our words and in the competition's."""
-    log.line(report.line(), event="final", **report.to_dict())
+    """The score from the bytes."""
+    log.line(final_text(recipe, report), event="final", **report.to_dict())
+
+
+def final_text(recipe: Recipe, report: EvalReport) -> str:
+    """The score in our words and in the competition's."""
     score, label = report.score, f"final_{recipe.pack.coder}_roundtrip"
-    log.line(f"{label} val_loss:{score.loss:.4f} val_bpb:{score.bpb:.4f} eval_time:{1000 * report.seconds:.0f}ms")
-    log.line(f"{label}_exact val_loss:{score.loss:.8f} val_bpb:{score.bpb:.8f}")
+    return (
+        f"{report.line()}\n"
+        f"{label} val_loss:{score.loss:.4f} val_bpb:{score.bpb:.4f} eval_time:{1000 * report.seconds:.0f}ms\n"
+        f"{label}_exact val_loss:{score.loss:.8f} val_bpb:{score.bpb:.8f}"
+    )
