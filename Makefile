@@ -33,6 +33,7 @@ bench: $(READY) $(DATA)
 gpu: $(if $(filter $(VENV)/%,$(PYTHON)),$(READY))
 	$(PYTHON) -m benchmarks.gpu
 
+# Runs, records and data sets stay: they are yours.
 clean:
-	rm -rf $(VENV) runs data/datasets data/tokenizers .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,6 +7,7 @@ every collective is the identity on one rank, so that one rank and many take the
 import atexit
 import ctypes
 import os
+import resource
 import sys
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -81,8 +82,8 @@ class Machine:
         """The most memory this process has held: on the GPU where there is one, else resident."""
         if self.on_cuda:
             return torch.cuda.max_memory_allocated(self.device)
-        with open("/proc/self/status", encoding="ascii") as status:
-            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+        # Linux counts in KiB, macOS in bytes.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def start_machine(compute_dtype: str | None = None) -> Machine:
