@@ -4,12 +4,16 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_runs import VOCAB, tiny
 
 from data.build import build_dataset
 from data.corpus import Document
 from data.manifest import BuildOptions
 from train_gpt import main
+
+# Tiny models gain nothing from a second thread, and two threads that wait for each other lose much on a busy machine.
+torch.set_num_threads(1)
 
 WORDS = ("the union of states shall secure peace and liberty " * 2 + "to every citizen by law in this congress").split()
 
