@@ -43,37 +43,28 @@ from runtime.signals import TerminationRequest
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the recipe that is named first from tokens to record and returns the exit code."""
+    """Runs a recipe from tokens to record and returns the exit code."""
     if not arguments or arguments[0].startswith("-"):
         raise UserError("train_gpt.py needs a recipe: train_gpt.py RECIPE [--path value ...]; see python -m recipes")
     name, *overrides = arguments
-    return run_recipe(name, overrides, new_record)
-
-
-def run_recipe(
-    name: str,
-    overrides: list[str],
-    make_record: Callable[[list[Path]], Path] | None = None,  # of finished run folders; None: the run is all
-) -> int:
-    """Runs a recipe from tokens to the score of its bytes and returns the exit code."""
-    if seed := os.environ.get("SEED"):
-        overrides = [*overrides, "--train.seed", seed]
+    overrides += seed_override()
     recipe = load_recipe(name, overrides)
     dataset = recipe_dataset(recipe)
     validation = open_validation(dataset)
     run_id = choose_run_id(recipe)
-    machine = start_machine(recipe.train.compute_dtype or dtype_of_run(run_id))
+    machine = start_machine(recipe.train.compute_dtype or resumed_dtype(RunFolder.named(run_id).checkpoint))
     recipe.train.check(machine.world_size)
     run = open_run(recipe, overrides, run_id, machine.is_main)
     machine.barrier()
     tell = Teller(RunLog(run.path if machine.is_main else None), recipe, machine, validation.bytes_per_token)
     trainer = build_trainer(recipe, dataset, machine)
     tell.header(run, trainer, resumed=trainer.resume(run.checkpoint))
-    if not train(recipe, run, trainer, validation, tell):
+    if not train(recipe, trainer, validation, run.checkpoint, tell):
         return TerminationRequest.EXIT_CODE
+    if machine.is_main:
+        save_checkpoint(run.weights, trainer.weights, {"fingerprint": trainer.identity, "step": trainer.step})
+    machine.barrier()
     package(run, tell)
-    if machine.is_main and make_record:
-        tell.record(make_record([run.path]))
     return 0
 
 
@@ -103,8 +94,8 @@ def build_trainer(recipe: Recipe, dataset: Dataset, machine: Machine) -> Trainer
     )
 
 
-def train(recipe: Recipe, run: RunFolder, trainer: Trainer, validation: Validation, tell: Teller) -> bool:
-    """Trains and writes weights.safetensors; False when SIGTERM stopped it first."""
+def train(recipe: Recipe, trainer: Trainer, validation: Validation, checkpoint: Path, tell: Teller) -> bool:
+    """Trains, and puts the average in the place of the weights; False when SIGTERM stopped it first."""
     machine, config = trainer.machine, recipe.train
 
     def score(label: str) -> None:
@@ -121,7 +112,7 @@ def train(recipe: Recipe, run: RunFolder, trainer: Trainer, validation: Validati
 
     if machine.on_cuda and trainer.step == 0:
         trainer.warm_up(config.warmup_steps)
-    trainer.run(on_step, run.checkpoint)
+    trainer.run(on_step, checkpoint)
     tell.end_of_training(trainer)
     if trainer.stopped_by_signal:
         return False
@@ -129,14 +120,11 @@ def train(recipe: Recipe, run: RunFolder, trainer: Trainer, validation: Validati
     if trainer.average:
         trainer.use_average()
         score(f"average of {trainer.average.count}")
-    if machine.is_main:
-        save_checkpoint(run.weights, trainer.weights, {"fingerprint": trainer.identity, "step": trainer.step})
-    machine.barrier()
     return True
 
 
 def package(run: RunFolder, tell: Teller) -> None:
-    """weights -> codes -> bytes -> score from those bytes -> text."""
+    """weights -> codes -> bytes -> score from those bytes -> text -> record."""
     machine = tell.machine
     if machine.is_main:
         codes = quantize_run(run)
@@ -151,11 +139,16 @@ def package(run: RunFolder, tell: Teller) -> None:
         write_text(run.sample, text + "\n")
         tell.sample(text)
         tell.close()
+        tell.record(new_record([run.path]))
 
 
-def dtype_of_run(run_id: str) -> str | None:
+def seed_override() -> list[str]:
+    """The environment's SEED as an override."""
+    return ["--train.seed", os.environ["SEED"]] if os.environ.get("SEED") else []
+
+
+def resumed_dtype(checkpoint: Path) -> str | None:
     """The compute dtype that an interrupted run was using, which its continuation keeps; None for a new run."""
-    checkpoint = RunFolder.named(run_id).checkpoint
     return checkpoint_facts(checkpoint)["compute_dtype"] if checkpoint.exists() else None
 
 

@@ -77,7 +77,7 @@ class Optimizers:
         )
         self._names = {p: name for members in self.groups.values() for name, p in members.items()}
 
-    def table(self) -> str:
+    def routes_table(self) -> str:
         """Group, optimiser, learning rate, weight decay, tensors, elements and an example of each group."""
         optimiser = {"matrix": "Muon", "embedding": "AdamW", "scalar": "AdamW"}
         decay = {"matrix": self._config.muon_weight_decay}

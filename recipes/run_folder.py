@@ -114,7 +114,7 @@ def open_run(recipe: Recipe, overrides: list[str], run_id: str, main: bool) -> R
 
 
 def write_code(recipe: str, run: RunFolder) -> None:
-    """The counted file of a recipe into `code` of its run, which holds nothing else, and the readable twin beside it."""
+    """Makes the code of a run: the counted file of its recipe, alone in its folder, and the readable twin outside."""
     bundle = bundle_recipe(recipe, repository_root())
     write_bytes(run.code / CODE_FILE, bundle.counted)
     write_text(run.path / READABLE_FILE, bundle.readable)

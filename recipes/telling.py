@@ -34,7 +34,6 @@ class Teller:
         self._log = log
         self._bits_per_nat = 1 / math.log(2) / bytes_per_token
         self._flops_per_token = training_flops_per_token(recipe.model, recipe.train.window)
-        self._total_steps = recipe.train.steps or 0
 
     def header(self, run: RunFolder, trainer: Trainer, resumed: bool) -> None:
         """Who runs what on which machine, the optimiser's groups and the plan of the quantiser."""
@@ -66,7 +65,7 @@ class Teller:
         )
         if not machine.on_cuda and machine.compute_dtype is torch.float32 and recipe.train.compute_dtype is None:
             self._log.line("this CPU multiplies bf16 matrices no faster than fp32 ones: computing in fp32")
-        self._log.line(trainer.optimizers.table())
+        self._log.line(trainer.optimizers.routes_table())
         self._log.line(plan_table({name: tuple(p.shape) for name, p in trainer.weights.items()}, recipe.pack.plan))
         if resumed:
             self._log.line(f"resuming at step {trainer.step}, {trainer.clock.seconds():.1f} s of training done")
@@ -74,11 +73,9 @@ class Teller:
     def step(self, report: StepReport) -> None:
         """The live line at every step, a log line every `log_every`."""
         train = self.recipe.train
-        times = self._times(report.step, report.seconds)
-        if report.step % train.log_every == 0 or report.step == 1:
+        if is_logged(report, self.recipe):
             self._log.line(
-                f"step:{report.step}/{self._total_steps} train_loss:{report.loss:.4f} {times} "
-                f"grad_norm:{report.grad_norm:.3f} lr_multiplier:{report.multiplier:.3f}",
+                step_text(report, self.recipe),
                 event="step",
                 step=report.step,
                 train_loss=report.loss,
@@ -99,8 +96,7 @@ class Teller:
     def validation(self, label: str, trainer: Trainer, score: Score) -> None:
         """A non-overlapping validation; `label` says of which weights."""
         self._log.line(
-            f"step:{trainer.step}/{self._total_steps} val_loss:{score.loss:.4f} val_bpb:{score.bpb:.4f} "
-            f"{self._times(trainer.step, trainer.clock.seconds())} weights:{label.replace(' ', '_')}",
+            validation_text(label, trainer, score),
             event="validation",
             weights=label,
             step=trainer.step,
@@ -114,12 +110,10 @@ class Teller:
         seconds, train = trainer.clock.seconds(), self.recipe.train
         self._log.end_progress()
         if trainer.stopped_by_signal:
-            text = f"stopped by SIGTERM after step {trainer.step}; the same RUN_ID continues it"
-            self._log.line(text, event="stopped", step=trainer.step)
+            self._log.line(stop_text(trainer), event="stopped", step=trainer.step)
             return
-        if trainer.step < (train.steps or math.inf):
-            at = f"train_time:{1000 * seconds:.0f}ms step:{trainer.step}/{self._total_steps}"
-            self._log.line(f"stopping_early: wallclock_cap {at}")
+        if text := stop_text(trainer):
+            self._log.line(text)
         tokens = trainer.step * train.tokens_per_step
         share = tokens * self._flops_per_token / seconds / (self.machine.peak_flops * self.machine.world_size)
         memory = self.machine.peak_memory_bytes()
@@ -158,8 +152,40 @@ class Teller:
     def close(self) -> None:
         self._log.close()
 
-    def _times(self, step: int, seconds: float) -> str:
-        return f"train_time:{1000 * seconds:.0f}ms step_avg:{1000 * seconds / max(1, step):.2f}ms"
+
+def is_logged(report: StepReport, recipe: Recipe) -> bool:
+    """Whether a step has a line of its own: the first one and every `log_every`."""
+    return report.step % recipe.train.log_every == 0 or report.step == 1
+
+
+def step_text(report: StepReport, recipe: Recipe) -> str:
+    """The line of a step."""
+    return (
+        f"step:{report.step}/{recipe.train.steps or 0} train_loss:{report.loss:.4f} "
+        f"{_times(report.step, report.seconds)} grad_norm:{report.grad_norm:.3f} lr_multiplier:{report.multiplier:.3f}"
+    )
+
+
+def validation_text(label: str, trainer: Trainer, score: Score) -> str:
+    """The line of a validation; `label` says of which weights."""
+    return (
+        f"step:{trainer.step}/{trainer.config.steps or 0} val_loss:{score.loss:.4f} val_bpb:{score.bpb:.4f} "
+        f"{_times(trainer.step, trainer.clock.seconds())} weights:{label.replace(' ', '_')}"
+    )
+
+
+def stop_text(trainer: Trainer) -> str:
+    """Why training ended before its last step; "" when it did not."""
+    if trainer.stopped_by_signal:
+        return f"stopped by SIGTERM after step {trainer.step}; the same RUN_ID continues it"
+    if trainer.step >= (trainer.config.steps or math.inf):
+        return ""
+    seconds, steps = trainer.clock.seconds(), trainer.config.steps or 0
+    return f"stopping_early: wallclock_cap train_time:{1000 * seconds:.0f}ms step:{trainer.step}/{steps}"
+
+
+def _times(step: int, seconds: float) -> str:
+    return f"train_time:{1000 * seconds:.0f}ms step_avg:{1000 * seconds / max(1, step):.2f}ms"
 
 
 def log_ledger(log: RunLog, recipe: Recipe, ledger: Ledger) -> None:

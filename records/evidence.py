@@ -9,7 +9,7 @@ from records.run_files import LedgerFacts, RunFacts, ScoreFacts, StartEvent, Tra
 from records.typed_json import parse_json, read_json, typed
 from runtime.errors import UserError, nearest
 from runtime.files import read_bytes, sha256_of
-from runtime.source import source_hash
+from runtime.source import CODE_FILE, READABLE_FILE, source_hash
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Evidence:
 
     @property
     def code(self) -> Path:
-        """The source that the run imported."""
+        """The folder of the counted file, which is alone in it."""
         return self.path / "code"
 
 
@@ -57,18 +57,13 @@ def read_evidence(path: Path) -> Evidence:
     return run
 
 
-def code_files(folder: Path) -> dict[str, Path]:
-    """Every file of a run's code by relative path; what Python caches is no part of it."""
-    found = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name.as_posix(): path for name, path in found.items() if "__pycache__" not in name.parts}
-
-
 def _check_finished(path: Path) -> None:
     if not path.is_dir():
         siblings = [folder.name for folder in path.parent.glob("*") if folder.is_dir()]
         raise UserError(f"a record is made of run folders, got {path}; {nearest(path.name, siblings)}")
     training = f"train_gpt.py with RUN_ID={path.name}"
-    stages = [("code", training), ("recipe.json", training), ("log.jsonl", training), ("train.log", training)]
+    written = (f"code/{CODE_FILE}", READABLE_FILE, "recipe.json", "log.jsonl", "train.log")
+    stages = [(name, training) for name in written]
     if not (path / "model.bin").exists():
         stages += [("weights.safetensors", training), ("codes.safetensors", f"python -m quantize {path}")]
     stages += [(name, f"python -m compress {path}") for name in ("model.bin", "ledger.json")]
@@ -114,9 +109,11 @@ def _check_artifact(run: Evidence) -> None:
 
 
 def _check_code(run: Evidence) -> None:
-    """Every file of code/ is counted with its bytes, and no other."""
+    """The counted file is counted with its bytes, and there is no other in code/ or in the ledger."""
     sizes, counted = _code_sizes(run), run.ledger.code
     for name in sorted(sizes.keys() | counted.keys()):
+        if name != CODE_FILE:
+            raise UserError(f"{run.path}: a record ships one file of code, {CODE_FILE}, got {name} as well")
         values = {"code/": sizes.get(name), "ledger.json": counted.get(name)}
         _agree(run, f"the bytes of {name}", values, f"python -m compress {run.path} counts them again")
     logged = run.log.size("code")
@@ -153,7 +150,9 @@ def _check_score(run: Evidence, final: ScoreFacts) -> None:
 
 
 def _code_sizes(run: Evidence) -> dict[str, int]:
-    return {name: path.stat().st_size for name, path in code_files(run.code).items()}
+    """Every file of code/, whatever it is."""
+    files = (path for path in run.code.rglob("*") if path.is_file())
+    return {path.relative_to(run.code).as_posix(): path.stat().st_size for path in files}
 
 
 def _read(path: Path, kind: type) -> Any:

@@ -4,16 +4,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-from records.evidence import Evidence, code_files, read_evidence
+from records.evidence import Evidence, read_evidence
 from records.figures import latest_date, submission_of, without_seed
 from records.folder import write_folder
 from records.readme import record_readme
 from records.submission import check_track, write_submission
 from runtime.errors import UserError
 from runtime.files import read_bytes, write_bytes, write_text
-from runtime.source import repository_root
+from runtime.source import CODE_FILE, READABLE_FILE, repository_root
 
-RUNTIME_PACKAGES = ("torch", "numpy", "sentencepiece", "zstandard", "safetensors", "tqdm", "msgspec")
+# What a counted file imports beyond Python itself.
+RUNTIME_PACKAGES = ("torch", "numpy", "sentencepiece", "zstandard", "safetensors")
 
 
 def new_record(
@@ -69,7 +70,7 @@ def folder_title(title: str) -> str:
 
 
 def runtime_requirements() -> str:
-    """The lines of requirements.txt that a run needs, pins included. Raises UserError when one is missing."""
+    """The lines of requirements.txt that a counted file needs, pins included. Raises UserError when one is missing."""
     path = repository_root() / "requirements.txt"
     text = read_bytes(path, "the list of requirements").decode("utf-8")
     lines = {match[0].lower(): line for line in text.splitlines() if (match := re.match(r"[A-Za-z0-9_-]+", line))}
@@ -98,10 +99,8 @@ def _identity(run: Evidence) -> dict[str, Any]:
 def _fill(folder: Path, runs: list[Evidence], requirements: str) -> None:
     """Everything that a record holds, into the empty `folder`."""
     logs = ["train.log"] if len(runs) == 1 else [f"train_seed{run.facts.seed}.log" for run in runs]
-    for name, path in code_files(runs[0].code).items():
-        write_bytes(folder / name, read_bytes(path, "the code of a run"))
-    for name in ("model.bin", "ledger.json"):
-        write_bytes(folder / name, read_bytes(runs[0].path / name, "the model of a run"))
+    for name in (f"code/{CODE_FILE}", READABLE_FILE, "model.bin", "ledger.json"):
+        write_bytes(folder / Path(name).name, read_bytes(runs[0].path / name, "a file of a run"))
     for name, run in zip(logs, runs, strict=True):
         write_bytes(folder / name, read_bytes(run.path / "train.log", "the log of a run"))
     write_text(folder / "requirements.txt", requirements)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from records.evidence import Evidence
 from records.fields import SeedResult, Submission
 from records.run_files import LedgerFacts
+from runtime.source import CODE_FILE, READABLE_FILE
 
 
 def record_readme(
@@ -31,10 +32,10 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]], rest: 
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def recipe_command(recipe: str, overrides: list[str], world_size: int, seed: int) -> str:
-    """The command line that trains this seed, from the folder that holds train_gpt.py."""
-    words = [recipe, *overrides, "--train.seed", str(seed)]
-    return f"torchrun --standalone --nproc_per_node={world_size} train_gpt.py {shlex.join(words)}"
+def training_command(overrides: list[str], world_size: int, seed: int) -> str:
+    """The command line that trains this seed, from the folder that holds the counted file."""
+    words = [CODE_FILE, *overrides, "--train.seed", str(seed)]
+    return f"torchrun --standalone --nproc_per_node={world_size} {shlex.join(words)}"
 
 
 def _summary(submission: Submission, runs: list[Evidence]) -> str:
@@ -85,7 +86,7 @@ def _bytes(submission: Submission, ledger: LedgerFacts) -> str:
     """The ledger of model.bin: tensors by group, code as one sum."""
     rows = [(f"`{entry.group}` {entry.kind}", entry.data + entry.scales) for entry in ledger.entries]
     rows += [("header", ledger.header), ("checksum", ledger.checksum), ("model.bin", ledger.model_total)]
-    rows += [(_count(len(ledger.code), "code file"), ledger.code_total), ("total", ledger.total)]
+    rows += [*ledger.code.items(), ("total", ledger.total)]
     cells = [(name, f"{size:,}", f"{100 * size / ledger.total:.1f}%") for name, size in rows]
     return (
         f"{markdown_table(['entry', 'bytes', 'share'], cells)}\n\n"
@@ -109,16 +110,20 @@ def _rules(submission: Submission) -> str:
 
 def _commands(submission: Submission, runs: list[Evidence]) -> str:
     ranks = runs[0].start.world_size
-    commands = [recipe_command(submission.recipe, submission.overrides, ranks, seed) for seed in submission.seeds]
+    commands = [training_command(submission.overrides, ranks, seed) for seed in submission.seeds]
     return "\n".join(
         [
-            "In a copy of this folder, since a run writes runs/ and records/ beside its script:",
+            f"`{CODE_FILE}` needs nothing of this folder but itself; a run writes runs/ where it is started.",
             "",
             "```",
             "pip install -r requirements.txt",
             "export DATA_PATH=...        # the folder of the shards; TOKENIZER_PATH where the tokenizer lies elsewhere",
             *commands,
+            f"python {CODE_FILE} --score model.bin",
             "```",
+            "",
+            f"`{READABLE_FILE}` takes the same commands and does the same. Where the counted file ends in an error, it "
+            f"names the line of the readable one that has the sentence.",
         ]
     )
 
@@ -130,7 +135,8 @@ def _files(logs: list[str]) -> str:
         ("model.bin", "the packed model of the first seed"),
         ("ledger.json", "who costs how many bytes of model.bin and the code"),
         ("requirements.txt", "what must be installed"),
-        ("train_gpt.py and the folders", "the code that is counted, as the run imported it"),
+        (CODE_FILE, "the code: the one file that is counted, packed"),
+        (READABLE_FILE, "the same code before it was minified and packed, for people; not counted"),
     ]
     return markdown_table(["file", "what it is"], rows, rest="---")
 

@@ -69,7 +69,7 @@ def test_every_parameter_of_every_group_is_routed_as_published():
 
 def test_the_group_table_names_each_group_with_its_size():
     model = load_recipe("demo").model.build()
-    table = Optimizers(model, OptimConfig(matrix_lr=0.123), Machine()).table()
+    table = Optimizers(model, OptimConfig(matrix_lr=0.123), Machine()).routes_table()
     assert "matrix     Muon        0.123" in table
     assert f"{sum(p.numel() for n, p in model.named_parameters() if route(n) == 'scalar'):,}" in table
 

@@ -138,7 +138,8 @@ def test_imports_keep_the_rules_that_bundling_needs():
             or re.match(rf"\s*from ({own})\.\S+ import .*( as |\*)", line)
             or re.match(r"\s*from \.", line)
         ]
-        if path.name != "__main__.py":
+        # What recipes/counted.py defines takes the place of the same name elsewhere.
+        if path.name not in ("__main__.py", "counted.py"):
             for name in re.findall(
                 r"^(?:def|class|async def) ([a-zA-Z]\w*)|^([a-zA-Z]\w*)(?:: [^=]+)? = ", text, re.MULTILINE
             ):

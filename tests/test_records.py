@@ -22,11 +22,8 @@ from runtime.source import source_hash, source_sizes
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKENS, BYTES = 1000, 2500
-CODE = {
-    "train_gpt.py": "from runtime.errors import greeting\n\nprint(greeting)\n",
-    "runtime/__init__.py": "",
-    "runtime/errors.py": 'greeting = "the code of the record"\n',
-}
+CODE = 'print("the code of the record")\n'
+TWIN = f"# The same for people.\n{CODE}"
 
 
 def make_run(
@@ -37,14 +34,14 @@ def make_run(
     model_bytes: int = 700,
     train_seconds: float = 29.5,
     overrides: tuple[str, ...] = ("--train.seconds", "30"),
-    code: dict[str, str] = CODE,
+    code: str = CODE,
     hardware: str = "2 CPU cores (AVX512)",
 ) -> Path:
     """A finished run folder as train_gpt.py leaves it, with a model.bin of noise."""
     run = parent / "runs" / f"demo-{seed}"
-    for name, text in code.items():
-        (run / "code" / name).parent.mkdir(parents=True, exist_ok=True)
-        (run / "code" / name).write_text(text)
+    (run / "code").mkdir(parents=True)
+    (run / "code" / "train_gpt.py").write_text(code)
+    (run / "train_gpt_readable.py").write_text(TWIN)
     model = random.Random(seed).randbytes(model_bytes)
     (run / "model.bin").write_bytes(model)
     sizes = source_sizes(run / "code")
@@ -162,14 +159,15 @@ def test_one_run_becomes_a_record(tmp_path, run):
     folder = new_record([run], tmp_path / "records")
     assert folder == tmp_path / "records/track_non_record_16mb/2026-11-21_Demo"
     made = ["README.md", "ledger.json", "model.bin", "requirements.txt", "submission.json", "train.log"]
-    assert files_under(folder) == sorted([*made, *CODE])
-    for name in ("model.bin", "ledger.json", "train.log"):
+    assert files_under(folder) == sorted([*made, "train_gpt.py", "train_gpt_readable.py"])
+    for name in ("model.bin", "ledger.json", "train.log", "train_gpt_readable.py"):
         assert (folder / name).read_bytes() == (run / name).read_bytes()
     submission = read_submission(folder / "submission.json")
     assert (submission.val_bpb, submission.val_bpb_std, submission.seeds) == (2.0, None, [42])
-    code = sum((folder / name).stat().st_size for name in CODE)
+    code = len(CODE)
+    assert (folder / "train_gpt.py").read_text() == CODE
     assert (submission.bytes_code, submission.bytes_model, submission.bytes_total) == (code, 700, code + 700)
-    assert submission.code_sha256 == source_hash(folder) == source_hash(run / "code")
+    assert submission.code_sha256 == source_hash(folder) == hashlib.sha256(CODE.encode()).hexdigest()
     assert (submission.overrides, submission.fingerprint) == (["--train.seconds", "30"], f"{42:016x}")
     result = submission.seed_results[42]
     assert (result.steps, result.step_avg_ms, result.tokens_seen, result.eval_time_s) == (40, 737.5, 4000, 1.25)
@@ -191,7 +189,7 @@ def test_several_seeds_become_one_record(tmp_path):
     assert "2.020000 ± 0.020000" in readme and "n = 3" in readme
     for seed, bpb, size in SEEDS:
         assert f"| {seed} | " in readme and f"{bpb:.6f}" in readme and f"| {size} |" in readme
-        command = f"torchrun --standalone --nproc_per_node=2 train_gpt.py demo --train.seconds 30 --train.seed {seed}\n"
+        command = f"torchrun --standalone --nproc_per_node=2 train_gpt.py --train.seconds 30 --train.seed {seed}\n"
         assert command in readme
 
 
@@ -214,15 +212,9 @@ def test_the_counted_code_runs_from_inside_the_folder(tmp_path, run):
     assert done.stdout == "the code of the record\n"
 
 
-def test_what_python_caches_is_not_shipped(tmp_path, run):
-    (run / "code/__pycache__").mkdir()
-    (run / "code/__pycache__/train_gpt.cpython-311.pyc").write_bytes(b"cache")
-    assert not [name for name in files_under(new_record([run], tmp_path / "records")) if name.endswith(".pyc")]
-
-
 def test_requirements_are_the_repositorys_lines():
     lines = runtime_requirements().splitlines()
-    assert [line[:5] for line in lines] == ["torch", "numpy", "sente", "zstan", "safet", "tqdm>", "msgsp"]
+    assert [line[:5] for line in lines] == ["torch", "numpy", "sente", "zstan", "safet"]
     assert set(lines) <= set((ROOT / "requirements.txt").read_text().splitlines())
 
 
@@ -271,6 +263,8 @@ def assert_refused(tmp_path: Path, runs: list[Path], *fragments: str) -> None:
         (["train.log"], "train_gpt.py with RUN_ID=demo-42"),
         (["log.jsonl"], "train_gpt.py with RUN_ID=demo-42"),
         (["recipe.json"], "train_gpt.py with RUN_ID=demo-42"),
+        (["code/train_gpt.py"], "train_gpt.py with RUN_ID=demo-42"),
+        (["train_gpt_readable.py"], "train_gpt.py with RUN_ID=demo-42"),
         (["model.bin"], "weights.safetensors is missing; train_gpt.py with RUN_ID=demo-42"),
         (["ledger.json"], "python -m compress {run}"),
         (["score.json"], "score.json is missing; python -m eval {run}"),
@@ -323,7 +317,8 @@ def test_a_missing_key_of_the_recipe_is_named(tmp_path, run, key):
         ("ledger.json", {"header": 31}, ["700 (model.bin)", "701 (its entries)"]),
         ("ledger.json", {"code_total": 5}, ["the code's bytes", "5 (ledger.json)"]),
         ("ledger.json", {"total": 7}, ["the total bytes", "7 (ledger.json)"]),
-        ("ledger.json", {"code": {}}, ["the bytes of runtime/__init__.py", "0 (code/), nothing (ledger.json)"]),
+        ("ledger.json", {"code": {}}, ["the bytes of train_gpt.py", f"{len(CODE)} (code/), nothing (ledger.json)"]),
+        ("ledger.json", {"code": {"train_gpt.py": len(CODE), "b.py": 1}}, ["one file of code", "got b.py as well"]),
     ],
 )
 def test_files_that_disagree(tmp_path, run, file, changes, fragments):
@@ -380,7 +375,7 @@ def test_files_on_disk_that_are_not_the_counted_ones(tmp_path, run):
 
 def test_a_helper_that_nobody_counts(tmp_path, run):
     (run / "code/table.bin").write_bytes(b"prior knowledge")
-    assert_refused(tmp_path, [run], "the bytes of table.bin", "15 (code/), nothing (ledger.json)")
+    assert_refused(tmp_path, [run], "a record ships one file of code, train_gpt.py, got table.bin as well")
 
 
 def test_a_model_that_was_not_scored(tmp_path, run):
@@ -394,7 +389,7 @@ def test_a_model_that_was_not_scored(tmp_path, run):
 def test_runs_that_differ_in_more_than_the_seed(tmp_path, run):
     longer = make_run(tmp_path, 43, overrides=("--train.seconds", "60"))
     assert_refused(tmp_path, [run, longer], "overrides", "--train.seconds 30", "got --train.seconds 60")
-    other_code = make_run(tmp_path, 44, code={**CODE, "train_gpt.py": "print(2)\n"})
+    other_code = make_run(tmp_path, 44, code="print(2)\n")
     assert_refused(tmp_path, [run, other_code], "code (SHA-256)", source_hash(run / "code"), str(other_code))
     elsewhere = make_run(tmp_path, 45, hardware="8x NVIDIA H100")
     assert_refused(tmp_path, [run, elsewhere], "hardware", "8x NVIDIA H100")

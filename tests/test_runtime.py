@@ -1,5 +1,6 @@
 """The machine, its clock, its log, its files and what it says of its own source."""
 
+import hashlib
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from runtime.log import RunLog
 from runtime.machine import Machine, dtype_name, start_machine
 from runtime.peak import matmul_peak
 from runtime.signals import TerminationRequest
-from runtime.source import imported_sources, repository_root
+from runtime.source import repository_root, source_hash, source_sizes
 
 
 def test_collectives_are_the_identity_on_one_rank():
@@ -141,11 +142,12 @@ def test_the_live_line_shows_on_a_terminal(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "train.log").read_text() == ""
 
 
-def test_imported_sources_are_ours_alone():
-    sources = imported_sources()
-    assert {"runtime/source.py", "benchmarks/row.py"} <= sources.keys()
-    assert all(path.is_relative_to(repository_root()) and ".venv" not in path.parts for path in sources.values())
-    assert not any(name.startswith("tests/") for name in sources)
+def test_the_code_of_a_run_is_one_file(tmp_path):
+    (tmp_path / "train_gpt.py").write_bytes(b"print(1)\n")
+    (tmp_path / "train_gpt_readable.py").write_bytes(b"# For people.\nprint(1)\n")
+    assert source_sizes(tmp_path) == {"train_gpt.py": 9}
+    assert source_hash(tmp_path) == hashlib.sha256(b"print(1)\n").hexdigest()
+    assert (repository_root() / "train_gpt.py").exists()
 
 
 @pytest.mark.parametrize("result, code", [(None, 0), (0, 0), (7, 7)])
