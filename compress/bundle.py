@@ -22,6 +22,8 @@ from runtime.files import read_bytes, write_bytes
 
 # The end of every counted file, and the recipe in whose name it is written.
 ENTRY, EXAMPLE = "recipes/counted.py", "demo"
+# What turns a readable file into a counted one, as it was when this process began: not what somebody edits meanwhile.
+_MAKERS = [Path(__file__).with_name(name).read_bytes() for name in ("minify.py", "script.py", "shake.py", "terse.py")]
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,8 @@ def _title(recipe: str) -> str:
 
 def _remembered(readable: str, place: Path) -> bytes:
     """The counted file of a readable one: from `place` if it is there and of the same making, else made anew."""
-    makers = [Path(__file__).with_name(name) for name in ("minify.py", "script.py", "shake.py", "terse.py")]
     versions = f"{platform.python_version()} {version('python-minifier')}"
-    making = b"\0".join([readable.encode("utf-8"), versions.encode("ascii"), *(maker.read_bytes() for maker in makers)])
-    key = hashlib.sha256(making).digest()
+    key = hashlib.sha256(b"\0".join([readable.encode("utf-8"), versions.encode("ascii"), *_MAKERS])).digest()
     if place.exists() and (held := place.read_bytes()).startswith(key):
         return held.removeprefix(key)
     counted = pack_source(minify_source(readable))

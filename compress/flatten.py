@@ -13,6 +13,7 @@ from pathlib import Path
 from compress.excerpt import excerpt, module_docstring
 from compress.link import Linked
 from compress.modules import Module, read_module
+from compress.shake import is_bare_string
 from runtime.errors import UserError
 
 
@@ -89,9 +90,12 @@ def _told_apart(
 
 
 def _stands_in_strings(module: Module, name: str) -> bool:
-    """Whether a string or a keyword of the module has the name, so that it cannot be changed."""
-    for node in ast.walk(module.tree):
-        text = node.value if isinstance(node, ast.Constant) else getattr(node, "arg", None)
-        if isinstance(text, str) and re.fullmatch(rf"\W*{name}\W*", text):
-            return True
-    return False
+    """Whether a string (no docstring), an argument or a keyword of the module has the name: then it must stay."""
+    nodes = list(ast.walk(module.tree))
+    docstrings = {node.value for node in nodes if is_bare_string(node)}
+    texts = (
+        node.value if isinstance(node, ast.Constant) else getattr(node, "arg", None)
+        for node in nodes
+        if node not in docstrings
+    )
+    return any(isinstance(text, str) and re.search(rf"\b{name}\b", text) for text in texts)

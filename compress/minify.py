@@ -28,13 +28,16 @@ def minify_source(source: str) -> str:
         # A kernel sees no string and no builtin through a global name; and LZMA sees repetitions anyway.
         hoist_literals=False,
         rename_globals=True,
-        preserve_globals=[*_spelled_classes(tree), *dir(builtins)],
+        preserve_globals=[*_spelled_classes(tree), *_used_builtins(tree)],
         preserve_locals=list(_watched_names(tree)),
     )
 
 
 class _Bare(ast.NodeTransformer):
-    """Takes off the annotations that nothing reads, and the causes of errors, which only tracebacks show."""
+    """Takes off the annotations that nothing reads, and the causes of errors, which only tracebacks show.
+
+    Lambdas and comprehensions that pass over a value call it `_`: a name like any other here.
+    """
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         self.generic_visit(node)
@@ -49,6 +52,11 @@ class _Bare(ast.NodeTransformer):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
         node.body = [entry if isinstance(entry, ast.AnnAssign) else self.visit(entry) for entry in node.body]
+        return node
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        # In an interactive session `_` is a builtin, and python-minifier would take it for one.
+        node.id = "__unused" if node.id == "_" else node.id
         return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt:
@@ -91,6 +99,10 @@ def _shaken(tree: ast.Module) -> ast.Module:
     kept = {unit.node for unit in needed}
     tree.body = [node for node in tree.body if node in kept or (is_import(node) and node.names)]
     return tree
+
+
+def _used_builtins(tree: ast.Module) -> set[str]:
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & set(dir(builtins))
 
 
 def _spelled_classes(tree: ast.Module) -> set[str]:

@@ -29,7 +29,7 @@ class Module:
         """The top-level statements that bind `name`; none for what is imported or built in."""
         return [unit for unit in self.units if name in unit.binds]
 
-    def name_at(self, node: ast.AST) -> str:
+    def place_of(self, node: ast.AST) -> str:
         """Where a node stands, as errors say it."""
         return f"{self.file} line {node.lineno}"
 
@@ -82,7 +82,7 @@ def _check_own_import(module: Module, node: ast.Import | ast.ImportFrom, at_top:
     )
     if not plain or not at_top:
         raise UserError(
-            f"{module.name_at(node)}: our own code is imported as `from package.module import name` at the top of a "
+            f"{module.place_of(node)}: our own code is imported as `from package.module import name` at the top of a "
             f"file, got `{ast.unparse(node)}`{'' if at_top else ' further in'}"
         )
 
@@ -92,12 +92,12 @@ def _check_statements(module: Module) -> None:
     previous = 0
     for node in module.tree.body:
         if node.lineno <= previous:
-            raise UserError(f"{module.name_at(node)}: a statement must begin a line, got `{ast.unparse(node)[:60]}`")
+            raise UserError(f"{module.place_of(node)}: a statement must begin a line, got `{ast.unparse(node)[:60]}`")
         previous = node.end_lineno
     for unit in module.units:
         if not unit.binds and not is_main_block(unit.node):
             raise UserError(
-                f"{module.name_at(unit.node)}: a module that can be bundled defines and does nothing else, got "
+                f"{module.place_of(unit.node)}: a module that can be bundled defines and does nothing else, got "
                 f"`{ast.unparse(unit.node)[:60]}`"
             )
 

@@ -199,7 +199,9 @@ def test_what_is_packed_comes_out_and_packs_to_the_same_bytes(name):
     assert pack_source(unpack_source(counted)) == counted
 
 
-def test_the_same_repository_gives_the_same_bytes(tmp_path):
+def test_the_same_repository_gives_the_same_bytes(monkeypatch):
+    # As in an interactive session.
+    monkeypatch.setattr("builtins._", 1, raising=False)
     bundle = bundle_recipe("demo", ROOT)
     assert bundle_recipe.__wrapped__("demo", ROOT).readable == bundle.readable
     assert pack_source(minify_source(bundle.readable)) == bundle.counted
