@@ -1,0 +1,81 @@
+"""Every rule of the dynamic judge: how heavy it weighs at most, and what holds, in one sentence."""
+
+from dataclasses import dataclass
+
+from records.judge.finding import Finding
+
+
+@dataclass(frozen=True)
+class DynamicRule:
+    """A rule of `records verify`; a finding may weigh less where the evidence is weaker."""
+
+    severity: str
+    sentence: str
+
+
+DYNAMIC_RULES: dict[str, DynamicRule] = {
+    name: DynamicRule(severity, sentence)
+    for name, severity, sentence in (
+        ("rescore-differs", "invalid", "the artifact alone scores what is claimed, within 1e-6 bits per byte"),
+        ("rescore-missing", "doubtful", "there is a claimed score and a way to repeat it"),
+        ("artifact-differs", "invalid", "the artifact is the one whose score is claimed"),
+        ("coverage", "invalid", "every target of the validation split is scored, and once"),
+        ("byte-accounting", "invalid", "the bytes that are charged are those of the decoded text"),
+        ("other-scorer", "invalid", "what was probed scores like the record's own command"),
+        ("causality", "invalid", "changing later tokens changes no earlier prediction"),
+        ("target-flip", "invalid", "changing only the target changes nothing in the prediction of it"),
+        ("score-before-update", "invalid", "every prediction is as it was when the text ends right after it"),
+        ("chunk-dependent", "doubtful", "a scorer that does not adapt answers the same however the text is cut"),
+        ("two-pass", "invalid", "a text that is scored a second time scores as it did the first time"),
+        ("not-repeatable", "doubtful", "the same text gives the same predictions again"),
+        ("normalisation", "invalid", "the probabilities of the whole vocabulary sum to 1 (log-sum-exp within 1e-4)"),
+        ("document-leak", "doubtful", "where documents are said to be apart, the one before changes nothing"),
+        ("documents-attended", "note", "whether the document before is part of the context; the competition allows it"),
+        ("leaked-documents", "invalid", "no validation document stands in the training manifest"),
+        ("lossy-text", "note", "the tokens decode to the raw text"),
+        ("manifest-missing", "note", "the data folder has a manifest that tells the documents of both splits"),
+        ("artifact-changed", "invalid", "the artifact is afterwards what it was"),
+        ("train-shard-read", "invalid", "no training shard is opened"),
+        ("validation-read", "invalid", "a scorer is given its tokens and opens no validation file"),
+        ("file-outside", "invalid", "no file outside of the sandbox and the installed packages is opened"),
+        ("network", "invalid", "no connection is tried"),
+        ("process-started", "note", "which programs are started; what they open is not seen"),
+        ("time-limit", "invalid", "scoring ends within its time"),
+        ("memory-limit", "invalid", "scoring stays within its memory"),
+        ("scorer-broken", "invalid", "the scorer runs and answers with log-probabilities [T, V]"),
+        ("sandbox", "note", "how the submission was held"),
+    )
+}
+
+
+def broken(
+    rule: str,
+    message: str,
+    evidence: str,
+    severity: str | None = None,  # None: the rule's own
+    confidence: str = "certain",
+    why: str = "",
+) -> Finding:
+    """A finding of `rule`, which must be in the table."""
+    return Finding(severity or DYNAMIC_RULES[rule].severity, rule, message, evidence, confidence, why)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One test as it went: what was measured, and what it found; `held` is None where it could not be decided."""
+
+    name: str
+    held: bool | None
+    measured: str
+    findings: tuple[Finding, ...] = ()
+
+    def __str__(self) -> str:
+        word = {True: "held", False: "broken", None: "open"}[self.held]
+        return f"{word:<8}  {self.name}: {self.measured}"
+
+
+def probe_of(name: str, measured: str, findings: list[Finding], held: bool | None = None) -> Probe:
+    """A probe that is broken by any finding above a note; else `held`, by default True."""
+    if any(finding.severity != "note" for finding in findings):
+        return Probe(name, False, measured, tuple(findings))
+    return Probe(name, True if held is None else held, measured, tuple(findings))
