@@ -34,10 +34,7 @@ def minify_source(source: str) -> str:
 
 
 class _Bare(ast.NodeTransformer):
-    """Takes off the annotations that nothing reads, and the causes of errors, which only tracebacks show.
-
-    Lambdas and comprehensions that pass over a value call it `_`: a name like any other here.
-    """
+    """Takes off the annotations that nothing reads, and the causes of errors, which only tracebacks show."""
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         self.generic_visit(node)
@@ -54,17 +51,21 @@ class _Bare(ast.NodeTransformer):
         node.body = [entry if isinstance(entry, ast.AnnAssign) else self.visit(entry) for entry in node.body]
         return node
 
+    # In an interactive session `_` is a builtin, and python-minifier would take a variable for it.
     def visit_Name(self, node: ast.Name) -> ast.Name:
-        # In an interactive session `_` is a builtin, and python-minifier would take it for one.
-        node.id = "__unused" if node.id == "_" else node.id
+        node.id = "unused_" if node.id == "_" else node.id
         return node
 
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        node.arg = "unused_" if node.arg == "_" else node.arg
+        return self.generic_visit(node)
+
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt:
-        return ast.Assign([node.target], node.value) if node.value else ast.Pass()
+        return self.generic_visit(ast.Assign([node.target], node.value)) if node.value else ast.Pass()
 
     def visit_Raise(self, node: ast.Raise) -> ast.Raise:
         node.cause = None
-        return node
+        return self.generic_visit(node)
 
 
 def _is_watched(node: ast.AST) -> bool:

@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -132,9 +133,10 @@ def test_it_scores_what_the_repository_scores(run_tiny, unpacked_at, capsys):
 def test_two_ranks_of_it_train_as_two_ranks_of_the_repository(unpacked_at, workplace):
     folder = unpacked_at("int5_int6", "pair")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    theirs = command([*torchrun, str(ROOT / "train_gpt.py"), "int5_int6", *tiny()], workplace)
-    mine = run_alone(folder, *torchrun, "train_gpt.py", *tiny())
-    assert (theirs.returncode, mine.returncode) == (0, 0), mine.stderr
+    with ThreadPoolExecutor() as pool:
+        theirs = pool.submit(command, [*torchrun, str(ROOT / "train_gpt.py"), "int5_int6", *tiny()], workplace)
+        mine = pool.submit(run_alone, folder, *torchrun, "train_gpt.py", *tiny()).result()
+    assert (theirs.result().returncode, mine.returncode) == (0, 0), mine.stderr
     trained, expected = folder / "runs/pair/model.bin", workplace / "runs/pair/model.bin"
     assert trained.read_bytes() == expected.read_bytes()
 
