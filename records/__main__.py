@@ -6,7 +6,7 @@ python -m records verify FOLDER --data DIR     what a judge finds in running it,
 python -m records compare A B                  whether A is better than B, by both rules
 python -m records report FOLDER ...            one HTML page of curves, bytes, scores and findings, and its PNGs
 python -m records table                        the leaderboard in records/README.md, from the records themselves
-python -m records rules [--write]              every rule of the judge, and what it covers
+python -m records rules [--write]              every rule of both judges, and what they cover
 """
 
 import importlib
@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 import tyro
 
 from records.compare import compare_records, read_side
+from records.dynamic.rules import dynamic_rules_table, with_dynamic_rules
 from records.dynamic.sandbox import SandboxLimits
 from records.dynamic.verify import VerifyOptions, verify_record
 from records.judge.coverage import judge_tables, with_judge_tables
@@ -145,16 +146,17 @@ def table(readme: Path = Path(__file__).parent / "README.md") -> None:
 
 
 def rules(write: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
-    """Prints every rule of the judge and what it covers.
+    """Prints every rule of both judges and what they cover.
 
     Args:
         write: puts the tables into records/README.md instead.
     """
     if not write:
-        print(judge_tables())
+        print(f"{judge_tables()}\n\n{dynamic_rules_table()}")
         return
     readme = Path(__file__).parent / "README.md"
-    write_text(readme, with_judge_tables(read_bytes(readme, "the README of records").decode("utf-8")))
+    text = read_bytes(readme, "the README of records").decode("utf-8")
+    write_text(readme, with_dynamic_rules(with_judge_tables(text)))
 
 
 def _tree(verdict) -> dict:

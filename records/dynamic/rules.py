@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 
 from records.judge.finding import Finding
+from records.readme import markdown_table
+from runtime.errors import UserError
+
+_START, _END = "<!-- rules of verify: python -m records rules --write -->", "<!-- end of rules of verify -->"
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ DYNAMIC_RULES: dict[str, DynamicRule] = {
         ("not-repeatable", "doubtful", "the same text gives the same predictions again"),
         ("normalisation", "invalid", "the probabilities of the whole vocabulary sum to 1 (log-sum-exp within 1e-4)"),
         ("document-leak", "doubtful", "where documents are said to be apart, the one before changes nothing"),
-        ("documents-attended", "note", "whether the document before is part of the context; the competition allows it"),
+        ("documents-attended", "note", "nothing is claimed of documents; whether the one before counts is told"),
         ("leaked-documents", "invalid", "no validation document stands in the training manifest"),
         ("lossy-text", "note", "the tokens decode to the raw text"),
         ("manifest-missing", "note", "the data folder has a manifest that tells the documents of both splits"),
@@ -39,13 +43,28 @@ DYNAMIC_RULES: dict[str, DynamicRule] = {
         ("validation-read", "invalid", "a scorer is given its tokens and opens no validation file"),
         ("file-outside", "invalid", "no file outside of the sandbox and the installed packages is opened"),
         ("network", "invalid", "no connection is tried"),
-        ("process-started", "note", "which programs are started; what they open is not seen"),
+        ("process-started", "note", "no program is started, since what it opens is not seen"),
         ("time-limit", "invalid", "scoring ends within its time"),
         ("memory-limit", "invalid", "scoring stays within its memory"),
         ("scorer-broken", "invalid", "the scorer runs and answers with log-probabilities [T, V]"),
-        ("sandbox", "note", "how the submission was held"),
+        ("sandbox", "note", "the kernel holds the submission (namespaces), not Python's audit hook alone"),
     )
 }
+
+
+def dynamic_rules_table() -> str:
+    """Every rule as a row of Markdown."""
+    rows = [(f"`{name}`", rule.severity, rule.sentence) for name, rule in DYNAMIC_RULES.items()]
+    return markdown_table(["rule", "at most", "holds when"], rows, "---")
+
+
+def with_dynamic_rules(text: str) -> str:
+    """`text` with the table between its markers. Raises UserError when the markers are not there."""
+    before, start, rest = text.partition(_START)
+    _, end, after = rest.partition(_END)
+    if not start or not end:
+        raise UserError(f"the README must hold {_START} and {_END}, got neither or one of them")
+    return f"{before}{_START}\n\n{dynamic_rules_table()}\n\n{_END}{after}"
 
 
 def broken(

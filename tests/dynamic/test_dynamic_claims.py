@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from dynamic import offenders
 from dynamic.stranger import make_stranger, rules_of, verify_stranger
-from tiny_runs import command
+from tiny_runs import ROOT, command
 
 from data.bytecount import ByteTable
 from data.dataset import open_dataset
@@ -17,7 +17,7 @@ from data.tokenizer import load_tokenizer
 from records.dynamic import sandbox
 from records.dynamic.claimed import ClaimedScore, read_claimed
 from records.dynamic.rescoring import bytes_probe, coverage_probe, rescore_probe
-from records.dynamic.rules import DYNAMIC_RULES
+from records.dynamic.rules import DYNAMIC_RULES, with_dynamic_rules
 from records.dynamic.texts import open_judged_text, shard_bytes
 from runtime.errors import UserError
 
@@ -186,3 +186,10 @@ def test_every_rule_has_a_sentence_and_is_planted_somewhere():
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("*.py"))
     assert {name for name in DYNAMIC_RULES if f'"{name}"' not in tests} <= {"rescore-missing", "documents-attended"}
     assert all(rule.sentence and rule.severity in ("note", "doubtful", "invalid") for rule in DYNAMIC_RULES.values())
+
+
+def test_the_rules_in_the_readme_are_those_of_the_judge():
+    text = (ROOT / "records" / "README.md").read_text(encoding="utf-8")
+    assert with_dynamic_rules(text) == text
+    with pytest.raises(UserError, match="the README must hold <!-- rules of verify"):
+        with_dynamic_rules("# Records\n")

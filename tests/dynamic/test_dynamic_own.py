@@ -3,12 +3,21 @@
 import json
 import math
 import shutil
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from dynamic.stranger import rules_of
 from tiny_runs import command, tiny
 
+from records.dynamic import command_stage
+from records.dynamic.claimed import read_claimed
+from records.dynamic.command_stage import judge_command
+from records.dynamic.rescoring import CommandScore
+from records.dynamic.sandbox import SandboxLimits
+from records.dynamic.stage import Case
+from records.dynamic.texts import open_judged_text
 from records.dynamic.verify import VerifyOptions, verify_record
 from records.new import new_record
 
@@ -19,13 +28,12 @@ BUDGET = VerifyOptions(tokens=2048)
 def tiny_record(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
     """The record of ten steps of the demo at a size of seconds."""
     place = tmp_path_factory.mktemp("own")
-    done = command(["-m", "train_gpt", "demo", *tiny()], place, DATA_PATH=str(tiny_data), RUN_ID="own")
+    # Windows that do not overlap: overlapping ones would be scored both ways.
+    arguments = ["-m", "train_gpt", "demo", *tiny(eval__stride=128)]
+    done = command(arguments, place, DATA_PATH=str(tiny_data), RUN_ID="own")
     assert done.returncode == 0, done.stderr
     shutil.rmtree(place / "records", ignore_errors=True)
-    record = new_record([place / "runs" / "own"], place / "records")
-    if not (record / "train_gpt_readable.py").exists():
-        shutil.copyfile(place / "runs" / "own" / "train_gpt_readable.py", record / "train_gpt_readable.py")
-    return record
+    return new_record([place / "runs" / "own"], place / "records")
 
 
 @pytest.fixture
@@ -44,6 +52,35 @@ def test_a_record_of_ours_is_clean(tiny_record, tiny_data):
     figures = verification.figures
     assert figures["rescored_bpb"] == pytest.approx(figures["claimed_bpb"], abs=1e-6)
     assert [entry["from"] for entry in figures["score_by_position"]][:3] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    "tokens, size, rules",
+    [
+        (1.0, 1.0, set()),
+        (0.5, 0.5, {"coverage", "byte-accounting"}),
+        (1.0, 1.1746, {"byte-accounting"}),
+        (2, 1, {"coverage"}),
+    ],
+)
+def test_figures_of_the_command_are_held_against_the_text(tokens, size, rules, tiny_record, tiny_data, monkeypatch):
+    asked = []
+
+    def said(sandbox, folder, artifact, data, plain_window=None) -> CommandScore:
+        asked.append((data.name, plain_window))
+        text = open_judged_text(tiny_data)
+        count, size_of_text = int(text.num_targets * tokens), round(text.decoded_bytes() * size)
+        bpb = read_claimed(tiny_record).val_bpb[0] + (0.1 if plain_window else 0)
+        return CommandScore(bpb, bpb * math.log(2) * size_of_text / count, count, size_of_text, 1.0)
+
+    monkeypatch.setattr(command_stage, "run_command_in", said)
+    claimed = replace(read_claimed(tiny_record), window=128, stride=16)
+    case = Case(tiny_record, tiny_record / "model.bin", claimed, open_judged_text(tiny_data), "", 2048, SandboxLimits())
+    with tempfile.TemporaryDirectory() as scratch:
+        found = [finding for probe in judge_command(case, Path(scratch)) for finding in probe.findings]
+    assert {finding.rule for finding in found} == rules, found
+    assert asked == [("data", None), ("data", 128), ("short", None)]
+    assert case.figures["plain_bpb"] == pytest.approx(case.figures["rescored_bpb"] + 0.1)
 
 
 def test_false_claims_another_twin_and_a_helper_are_found_each(own_record, tiny_data):

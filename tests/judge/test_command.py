@@ -92,4 +92,4 @@ def test_tables_name_rules_that_exist():
 def test_rules_are_printed():
     done = records("rules")
     assert done.returncode == 0
-    assert done.stdout.strip() == judge_tables()
+    assert done.stdout.startswith(judge_tables())
