@@ -127,9 +127,10 @@ def test_imports_keep_the_rules_that_bundling_needs():
         relative = path.relative_to(ROOT)
         if relative.parts[0] not in own.split("|") or relative.parts[:2] == ("data", "datasets"):
             continue
-        text = path.read_text(encoding="utf-8")
+        # The counted file of a record is no text of ours, and none in UTF-8.
         if relative.parts[0] == "records" and relative.parts[1].startswith("track_"):
             continue
+        text = path.read_text(encoding="utf-8")
         offenders += [
             f"{relative}: {line.strip()}"
             for line in text.splitlines()

@@ -17,9 +17,11 @@ class BenchPlan:
     """How many tokens a probe takes, out of a budget for all of them."""
 
     window: int  # tokens of a probed text
+    depth: int  # tokens of the one that is probed at its end
+    num_windows: int  # for the score by position, of 2 x `window` tokens each
     flips: int = 12
+    later_flips: int = 3
     cuts: int = 4
-    num_windows: int = 8  # for the score by position, of 2 x `window` tokens each
 
     @property
     def chunk(self) -> int:
@@ -30,11 +32,12 @@ class BenchPlan:
 def plan_of(budget: int) -> BenchPlan:
     """The plan that asks for `budget` tokens in the tests and as many again for the score by position.
 
-    >>> plan_of(16_384)
-    BenchPlan(window=256, flips=12, cuts=4, num_windows=32)
+    >>> plan = plan_of(16_384)
+    >>> plan.window, plan.chunk, plan.depth, plan.num_windows
+    (256, 64, 2048, 32)
     """
     window = min(512, max(16, budget // 64 // 8 * 8))
-    return BenchPlan(window, num_windows=max(2, budget // (2 * window)))
+    return BenchPlan(window, depth=budget // 8, num_windows=max(2, budget // (2 * window)))
 
 
 class ScorerBench:
@@ -101,16 +104,6 @@ def log_sums(rows: np.ndarray) -> np.ndarray:
 def nats_of(rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """What each target costs, float64 [T]."""
     return -rows[np.arange(len(targets)), targets].astype(np.float64)
-
-
-def largest_change(rows: np.ndarray, others: np.ndarray) -> float:
-    """The largest difference of two tables of log-probabilities; 0 for none at all."""
-    if not rows.size:
-        return 0.0
-    with np.errstate(invalid="ignore"):
-        same = (rows == others) | (np.isnan(rows) & np.isnan(others))
-        change = np.where(same, 0.0, np.abs(rows.astype(np.float64) - others))
-    return float(np.nan_to_num(change, nan=np.inf, posinf=np.inf).max())
 
 
 def _lengths(total: int, chunks: Sequence[int]) -> list[int]:

@@ -13,9 +13,12 @@ from records.dynamic.rescoring import (
 )
 from records.dynamic.rules import Probe, broken, probe_of
 from records.dynamic.sandbox import Sandbox
-from records.dynamic.stage import STAGE_ERRORS, Case, conduct_probes, ended_by, new_sandbox
+from records.dynamic.stage import STAGE_ERRORS, Case, ShortText, conduct_probes, ended_by, new_sandbox
 from records.fields import implied_bytes
 from runtime.files import sha256_of
+
+# After the first one.
+_SHORT_WINDOWS = 12
 
 
 def judge_command(case: Case, scratch: Path) -> Iterator[Probe]:
@@ -59,10 +62,21 @@ def _scored_again(case: Case, sandbox: Sandbox, folder: Path) -> Iterator[Probe]
         # What packing costs, apart from what overlapping windows gain: for the report, nobody claims it.
         plain = run_command_in(sandbox, folder, case.artifact.name, data, claimed.window)
         case.figures["plain_bpb"] = plain.val_bpb
-    # One window: its targets have the same context in every protocol, so that the scorer can be held against it.
+    case.short = _short_text(case, sandbox, folder)
+
+
+def _short_text(case: Case, sandbox: Sandbox, folder: Path) -> ShortText:
+    """A few windows from the middle of the split, scored by the command: the scorer is then held against it."""
+    claimed, text = case.claimed, case.text
     window = min(claimed.window or text.num_targets, text.num_targets)
-    short = run_command_in(sandbox, folder, case.artifact.name, lay_out_data(sandbox, text, text.tokens[: window + 1]))
-    case.figures |= {"window": window, "window_nats": short.val_loss}
+    stride = min(claimed.stride or window, window)
+    length = min(text.num_targets, window + _SHORT_WINDOWS * stride)
+    # Whole strides: what a shorter last one does is the protocol's own affair.
+    length -= (length - window) % stride
+    start = (text.num_targets - length) // 2
+    tokens = text.tokens[start : start + length + 1]
+    score = run_command_in(sandbox, folder, case.artifact.name, lay_out_data(sandbox, text, tokens))
+    return ShortText(tokens, window, stride, score.val_loss)
 
 
 def _near(implied: float, counted: int) -> float:

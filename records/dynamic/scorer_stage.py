@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from records.dynamic.bench import MAX_CHUNK, ScorerBench, nats_of, plan_of
-from records.dynamic.probes import normalisation_probe, run_probes, score_by_position
+from records.dynamic.probes import run_probes
 from records.dynamic.rescoring import rescore_probe
 from records.dynamic.rules import Probe, broken, probe_of
 from records.dynamic.session import ScorerSession
-from records.dynamic.stage import STAGE_ERRORS, Case, conduct_probes, ended_by, new_sandbox
+from records.dynamic.stage import STAGE_ERRORS, Case, ShortText, conduct_probes, ended_by, new_sandbox
+from records.dynamic.survey import normalisation_probe, packed_documents_probe, score_by_position
 
 # Nats a token between the scorer and the record's own command: the same in fp32, and at most in low precision.
 _BOUND, _BOUND_AT_MOST = 1e-3, 0.02
@@ -42,25 +43,28 @@ def judge_scorer(case: Case, scratch: Path) -> Iterator[Probe]:
 
 
 def _probed(case: Case, bench: ScorerBench) -> Iterator[Probe]:
-    yield from run_probes(bench, case.claimed.isolation)
+    yield from run_probes(bench)
+    yield packed_documents_probe(bench, case.claimed.isolation)
     case.figures["score_by_position"] = score_by_position(bench)
-    if "window_nats" in case.figures:
-        yield _like_the_command(case, bench)
+    if case.short:
+        yield _like_the_command(case.short, bench)
     if not case.claimed.is_ours:
         yield _streamed(case, bench)
 
 
-def _like_the_command(case: Case, bench: ScorerBench) -> Probe:
-    """Whether the probed scorer is what the record's own command scores with."""
-    stream = case.text.tokens[: case.figures["window"] + 1].astype(np.int64)
-    nats = float(nats_of(bench.rows(stream[:-1], [MAX_CHUNK]), stream[1:]).mean())
-    said = case.figures["window_nats"]
-    evidence = f"first {len(stream) - 1} targets: the command {said:.6f}, the scorer {nats:.6f} nats a token"
-    findings, apart = [], abs(nats - said)
+def _like_the_command(short: ShortText, bench: ScorerBench) -> Probe:
+    """Whether the probed scorer, in the windows that are claimed, scores what the record's own command does."""
+    tokens, nats = short.tokens.astype(np.int64), []
+    for start, end, scored in short.spans():
+        rows = bench.rows(tokens[start:end], [MAX_CHUNK])[-scored:]
+        nats.append(nats_of(rows, tokens[end - scored + 1 : end + 1]))
+    mean, windows = float(np.concatenate(nats).mean()), len(nats)
+    evidence = f"{windows} windows: the command {short.val_loss:.6f}, the scorer {mean:.6f} nats a token"
+    findings, apart = [], abs(mean - short.val_loss)
     if apart > _BOUND:
         severity = "doubtful" if apart <= _BOUND_AT_MOST else None
         findings.append(broken("other-scorer", f"{apart:.2e} nats a token apart", evidence, severity))
-    return probe_of("scorer is the command", f"{apart:.1e} nats a token apart on a window", findings)
+    return probe_of("scorer is the command", f"{apart:.1e} nats a token apart on {windows} windows", findings)
 
 
 def _streamed(case: Case, bench: ScorerBench) -> Probe:
@@ -71,8 +75,9 @@ def _streamed(case: Case, bench: ScorerBench) -> Probe:
         return Probe("re-score", None, measured)
     bench.session.fresh()
     nats = 0.0
-    for start in range(0, text.num_targets, bench.plan.window):
-        piece = text.tokens[start : start + bench.plan.window + 1].astype(np.int64)
+    # In the pieces of the tests, so that a scorer cannot tell one from the other.
+    for start in range(0, text.num_targets, bench.plan.chunk):
+        piece = text.tokens[start : start + bench.plan.chunk + 1].astype(np.int64)
         nats += float(nats_of(bench.checked(piece[:-1], start), piece[1:]).sum())
     bpb = nats / math.log(2) / text.decoded_bytes()
     case.figures |= {"rescored_bpb": bpb}

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from records.dynamic.claimed import ClaimedScore
 from records.dynamic.rules import Probe, broken, probe_of
 from records.dynamic.sandbox import Sandbox, SandboxLimits
@@ -29,6 +31,27 @@ class Case:
     tokens: int  # the budget of the probes
     limits: SandboxLimits
     figures: dict[str, Any] = field(default_factory=dict)
+    short: "ShortText | None" = None
+
+
+@dataclass(frozen=True)
+class ShortText:
+    """A few windows of the validation text and what the record's own command says of them."""
+
+    tokens: np.ndarray  # uint16 [N + 1]
+    window: int
+    stride: int
+    val_loss: float  # nats a token
+
+    def spans(self) -> list[tuple[int, int, int]]:
+        """(start, end, scored) of every window: it reads tokens start .. end - 1 and scores the last so many of them.
+
+        The first window scores all that it reads, a later one its last `stride` tokens, each target once.
+        """
+        targets = len(self.tokens) - 1
+        first = min(self.window, targets)
+        ends = range(first + self.stride, targets + 1, self.stride)
+        return [(0, first, first), *((end - self.window, end, self.stride) for end in ends)]
 
 
 def new_sandbox(case: Case, place: Path) -> Sandbox:

@@ -136,7 +136,7 @@ def _dynamic(facts: PictureFacts) -> str:
         for entry in _list(held, "findings")
     ]
     head = f"<h3>From running (<code>records verify</code>): {_text(held.get('verdict'))}</h3>\n"
-    tests = f"<details><summary>{len(probes)} tests held or stayed open</summary>{_items(probes)}</details>\n"
+    tests = f"<details><summary>Tests that held or stayed open: {len(probes)}</summary>{_items(probes)}</details>\n"
     return head + _items(found) + tests
 
 

@@ -199,6 +199,22 @@ class Peek(Uniform):
         return np.log(rows), state
 
 
+class LatePeek(Bigram):
+    """Knows what comes once a hundred tokens have gone by: caches need a while until they help."""
+
+    def __init__(self, artifact):
+        super().__init__(artifact)
+        self.seen = 0
+
+    def log_probs(self, tokens, state):
+        rows = super().log_probs(tokens, state)[0]
+        for index, target in enumerate(tokens[1:]):
+            self.seen += 1
+            if self.seen > 100:
+                rows[index] = np.log(0.5 * np.exp(rows[index]) + 0.5 * np.eye(self.vocab)[target])
+        return rows, None
+
+
 class Noise(Fixed):
     """Another answer every time."""
 

@@ -10,6 +10,7 @@ OFFENDERS = [
     ("OracleExpert", "target-flip"),
     ("TiltGate", "target-flip"),
     ("Peek", "target-flip"),
+    ("LatePeek", "target-flip"),
     ("Slot", "causality"),
     ("UpdateFirst", "score-before-update"),
     ("TwoPass", "two-pass"),
@@ -37,9 +38,7 @@ FOLLOWS = {
     "OracleExpert": {"score-before-update"},
     "TiltGate": {"score-before-update"},
     "Peek": {"score-before-update", "chunk-dependent"},
-    "TwoPass": {"causality", "target-flip", "score-before-update"},
     "NotANumber": {"chunk-dependent"},
-    "Noise": {"causality", "target-flip", "score-before-update", "chunk-dependent"},
 }
 
 

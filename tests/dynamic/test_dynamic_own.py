@@ -7,16 +7,18 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dynamic.stranger import rules_of
 from tiny_runs import command, tiny
 
+from eval.sliding import plan_windows
 from records.dynamic import command_stage
 from records.dynamic.claimed import read_claimed
 from records.dynamic.command_stage import judge_command
 from records.dynamic.rescoring import CommandScore
 from records.dynamic.sandbox import SandboxLimits
-from records.dynamic.stage import Case
+from records.dynamic.stage import Case, ShortText
 from records.dynamic.texts import open_judged_text
 from records.dynamic.verify import VerifyOptions, verify_record
 from records.new import new_record
@@ -81,6 +83,13 @@ def test_figures_of_the_command_are_held_against_the_text(tokens, size, rules, t
     assert {finding.rule for finding in found} == rules, found
     assert asked == [("data", None), ("data", 128), ("short", None)]
     assert case.figures["plain_bpb"] == pytest.approx(case.figures["rescored_bpb"] + 0.1)
+
+
+@pytest.mark.parametrize("targets, window, stride", [(32, 32, 32), (40, 32, 4), (40, 32, 8), (96, 32, 32), (20, 32, 8)])
+def test_the_judge_cuts_windows_as_the_evaluator_does(targets, window, stride):
+    short = ShortText(np.zeros(targets + 1, dtype=np.uint16), window, stride, val_loss=1.0)
+    planned = plan_windows(targets, window, stride)
+    assert short.spans() == [(entry.start, entry.start + entry.length, entry.scored) for entry in planned]
 
 
 def test_false_claims_another_twin_and_a_helper_are_found_each(own_record, tiny_data):
