@@ -1,14 +1,18 @@
 """Grids of small integers, and the codes that a weight becomes on one of them.
 
-A weight is stored as an integer q of its grid and a scale s, one a row or one a tensor: w is close to s * q. The codes
-of a model, `Codes`, are all that later stages know of quantisation: a `Coded` tensor holds integers, scale and grid; a
-plain tensor (fp16 or fp32) is passed through as it is.
+A weight is stored as an integer q of its grid and a scale s: w is close to s * q. The shape of the scale says which
+weights share one: [] the whole tensor, [rows] each row, [1, cols] each column, [blocks, 1] every 256 weights in row
+order, the last block as many as are left. The codes of a model, `Codes`, are all that later stages know of
+quantisation: a `Coded` tensor holds integers, scale and grid; a plain tensor (fp16 or fp32) is passed through as it is.
 
 The ranges are those of parameter-golf's pull requests #162, #180 and #465: `clip` is the integer on which the largest
 weight of a row falls, so the one code beyond it, `lowest` of int4 to int7, is never reached by a row-maximum scale.
+The ternary grid is that of BitNet b1.58, arXiv 2402.17764.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -46,12 +50,14 @@ class Grid:
         return (self.highest - self.lowest).bit_length()
 
 
+TERNARY = Grid("ternary", lowest=-1, highest=1, clip=1)
 INT4 = Grid("int4", lowest=-8, highest=7, clip=7)
 INT5 = Grid("int5", lowest=-16, highest=15, clip=15)
 INT6 = Grid("int6", lowest=-32, highest=31, clip=31)
 INT7 = Grid("int7", lowest=-64, highest=63, clip=63)
 INT8 = Grid("int8", lowest=-127, highest=127, clip=127)
-GRIDS = {grid.name: grid for grid in (INT4, INT5, INT6, INT7, INT8)}
+BLOCK = 256  # weights that share a scale of shape [blocks, 1]
+GRIDS = {grid.name: grid for grid in (TERNARY, INT4, INT5, INT6, INT7, INT8)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,15 +65,18 @@ class Coded:
     """A tensor on a grid. Raises UserError when dtypes, shapes or integers do not fit each other."""
 
     integers: Tensor  # int8, the shape of the weight
-    scale: Tensor  # fp16, [rows] (the first dimension) or 0-d: one for the whole tensor
+    scale: Tensor  # fp16: [], [rows] (the first dimension), [1, cols] of a matrix, or [blocks, 1]
     grid: Grid
 
     def __post_init__(self) -> None:
-        dtypes, shape, rows = (self.integers.dtype, self.scale.dtype), self.integers.shape, self.scale.shape
+        dtypes, shape = (self.integers.dtype, self.scale.dtype), self.integers.shape
         if dtypes != (torch.int8, torch.float16):
             raise UserError(f"codes must be int8 with an fp16 scale, got {dtypes[0]} and {dtypes[1]}")
-        if rows not in ((), shape[:1]):
-            raise UserError(f"a scale must be one number or one a row of {tuple(shape)}, got shape {tuple(rows)}")
+        if self.scale.shape not in scale_shapes(shape).values():
+            allowed = ", ".join(f"{list(one)} a {name}" for name, one in scale_shapes(shape).items())
+            raise UserError(
+                f"the scale of codes {list(shape)} must have one of the shapes {allowed}; got {list(self.scale.shape)}"
+            )
         low, high = map(int, self.integers.aminmax()) if shape.numel() else (0, 0)
         if low < self.grid.lowest or high > self.grid.highest:
             allowed = f"{self.grid.lowest} to {self.grid.highest}"
@@ -96,14 +105,29 @@ def grid_named(name: str) -> Grid:
     return GRIDS[name]
 
 
+def scale_shapes(shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The shapes that the scale of a tensor of this shape may have, by what shares one number.
+
+    >>> scale_shapes((4, 192))
+    {'tensor': (), 'row': (4,), 'column': (1, 192), 'block': (3, 1)}
+    """
+    rows = {"row": tuple(shape[:1])} if len(shape) else {}
+    columns = {"column": (1, shape[1])} if len(shape) == 2 else {}
+    return {"tensor": (), **rows, **columns, "block": (-(-prod(shape) // BLOCK), 1)}
+
+
 def nearest_codes(weight: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     """The integers nearest to weight / scale within the grid, still as fp32; ties go to the even one."""
-    return (weight.float() / along_rows(scale, weight)).round().clamp(grid.lowest, grid.highest)
+    return (weight.float() / spread_scale(scale, weight)).round().clamp(grid.lowest, grid.highest)
 
 
-def along_rows(scale: Tensor, weight: Tensor) -> Tensor:
-    """A scale ([rows] or 0-d) in fp32, shaped so that it multiplies a weight row by row."""
-    return scale.float().reshape(scale.shape + (1,) * (weight.ndim - scale.ndim))
+def spread_scale(scale: Tensor, weight: Tensor) -> Tensor:
+    """A scale in fp32, shaped so that it multiplies a weight [rows, ...] number by number."""
+    if scale.ndim < 2:
+        return scale.float().reshape(scale.shape + (1,) * (weight.ndim - scale.ndim))
+    if scale.shape[0] == 1:
+        return scale.float()
+    return scale.float().expand(-1, BLOCK).reshape(-1)[: weight.numel()].view(weight.shape)
 
 
 def round_to_grid(weight: Tensor, scale: Tensor, grid: Grid) -> Coded:
@@ -117,7 +141,7 @@ def round_to_grid(weight: Tensor, scale: Tensor, grid: Grid) -> Coded:
 
 def dequantize_coded(coded: Coded) -> Tensor:
     """scale * integers in fp32, the shape of the integers."""
-    return coded.integers.float() * along_rows(coded.scale, coded.integers)
+    return coded.integers.float() * spread_scale(coded.scale, coded.integers)
 
 
 def dequantize(codes: Codes) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ rounded to fp16 before any weight is divided by it, so the codes are the nearest
 looks at values in Python: each of them runs under autograd and torch.compile.
 
 [1] parameter-golf #162, #180, #465: row maximum / clip.   [2] the baseline's int8 export: .9999984-quantile / 127.
+[3] BitNet b1.58, arXiv 2402.17764; by blocks: Imli.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quantize.grid import Grid
+from quantize.grid import BLOCK, Grid
 from runtime.errors import UserError
 
 ScaleRule = Callable[[Tensor, Grid], Tensor]
@@ -62,6 +63,30 @@ class RowPercentile:
         return _fp16_scale(clip.clamp_min(1.0) / grid.clip, weight)
 
 
+@dataclass(frozen=True)
+class MeanMagnitude:
+    """scale = mean|w|, of the whole tensor or of every 256 weights in row order [3]; for ternary grids.
+
+    A weight becomes 0 up to half of the mean. The mean of a last block that is not full divides by 256 all the same, as
+    if zeros followed. A tensor of up to 256 weights has one scale.
+
+    >>> from quantize.grid import TERNARY, round_to_grid
+    >>> weight = torch.tensor([[-1.0, -0.25, 0.25, 1.0]])
+    >>> scale = MeanMagnitude()(weight, TERNARY)
+    >>> scale.item(), round_to_grid(weight, scale, TERNARY).integers.tolist()
+    (0.625, [[-1, 0, 0, 1]])
+    """
+
+    per_block: bool = False
+
+    def __call__(self, weight: Tensor, grid: Grid) -> Tensor:
+        flat = weight.float().abs().reshape(-1)
+        if not self.per_block or flat.numel() <= BLOCK:
+            return _stored_scale(flat.mean()) if flat.numel() else flat.new_full((), SMALLEST_SCALE).half()
+        padded = torch.nn.functional.pad(flat, (0, -flat.numel() % BLOCK))
+        return _stored_scale(padded.view(-1, BLOCK).mean(dim=1, keepdim=True))
+
+
 def row_quantile(
     values: Tensor,  # [rows, cols], cols at least 1
     quantile: float,  # in [0, 1]
@@ -89,8 +114,12 @@ def _row_magnitudes(weight: Tensor) -> Tensor:
 
 def _fp16_scale(scale: Tensor, weight: Tensor) -> Tensor:
     """[rows] in fp32 -> fp16, [rows] for a matrix and 0-d for the rest."""
-    rounded = nearest_fp16(scale.clamp_min(SMALLEST_SCALE))
-    return rounded.half().reshape(weight.shape[:1] if weight.ndim == 2 else ())
+    return _stored_scale(scale).reshape(weight.shape[:1] if weight.ndim == 2 else ())
+
+
+def _stored_scale(scale: Tensor) -> Tensor:
+    """fp32 of any shape -> fp16, never so small that nothing can be divided by it."""
+    return nearest_fp16(scale.clamp_min(SMALLEST_SCALE)).half()
 
 
 def nearest_fp16(values: Tensor) -> Tensor:

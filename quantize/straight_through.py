@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from quantize.grid import Grid, along_rows, nearest_codes
+from quantize.grid import Grid, nearest_codes, spread_scale
 from quantize.scale import RowMax, ScaleRule
 
 
@@ -31,5 +31,5 @@ class StraightThrough:
     def __call__(self, weight: Tensor) -> Tensor:
         fixed = weight.detach()
         scale = self.scale(fixed, self.grid)
-        rounded = nearest_codes(fixed, scale, self.grid) * along_rows(scale, fixed)
+        rounded = nearest_codes(fixed, scale, self.grid) * spread_scale(scale, fixed)
         return rounded + (weight - fixed)

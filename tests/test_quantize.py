@@ -22,6 +22,7 @@ def gaussian(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_grids_have_the_published_ranges():
     ranges = {grid.name: (grid.lowest, grid.highest, grid.clip, grid.bits) for grid in ALL_GRIDS}
     assert ranges == {
+        "ternary": (-1, 1, 1, 2),
         "int4": (-8, 7, 7, 4),
         "int5": (-16, 15, 15, 5),
         "int6": (-32, 31, 31, 6),
@@ -126,7 +127,7 @@ def test_dequantize_returns_fp32_copies():
     [
         (torch.ones(2, 2), torch.ones(2).half(), "int8 with an fp16 scale"),
         (torch.ones(2, 2, dtype=torch.int8), torch.ones(2), "int8 with an fp16 scale"),
-        (torch.ones(2, 3, dtype=torch.int8), torch.ones(3).half(), r"one a row of \(2, 3\), got shape \(3,\)"),
+        (torch.ones(2, 3, dtype=torch.int8), torch.ones(3).half(), r"\[2\] a row, \[1, 3\] a column, .*; got \[3\]"),
         (torch.full((2, 2), 16, dtype=torch.int8), torch.ones(2).half(), "int5 must lie in -16 to 15, got 16 to 16"),
     ],
 )
