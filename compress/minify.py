@@ -8,6 +8,7 @@ the classes in their fields keep their names, which stand in the fingerprints of
 import ast
 import builtins
 from collections import defaultdict
+from itertools import takewhile
 
 import python_minifier
 
@@ -21,6 +22,7 @@ BLIND_DECORATORS = {"staticmethod", "classmethod", "property", "contextmanager",
 def minify_source(source: str) -> str:
     """What runs as `source` does from its `if __name__ == "__main__":` on."""
     tree = _shaken(_Bare().visit(without_sentences(ast.parse(source))))
+    _free_parameters(tree)
     return python_minifier.minify(
         ast.unparse(ast.fix_missing_locations(tree)),
         remove_annotations=False,
@@ -66,6 +68,21 @@ class _Bare(ast.NodeTransformer):
     def visit_Raise(self, node: ast.Raise) -> ast.Raise:
         node.cause = None
         return self.generic_visit(node)
+
+
+def _free_parameters(tree: ast.Module) -> None:
+    """Makes parameters positional that no call names, so that the minifier may rename them; it writes no slash.
+
+    A name that stands in a string may be a key of a `**` call.
+    """
+    nodes = list(ast.walk(tree))
+    named = {node.arg for node in nodes if isinstance(node, ast.keyword)}
+    named |= {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    for node in nodes:
+        if isinstance(node, Function | ast.Lambda) and not (isinstance(node, Function) and _is_watched(node)):
+            free = list(takewhile(lambda entry: entry.arg not in named, node.args.args))
+            node.args.posonlyargs += free
+            del node.args.args[: len(free)]
 
 
 def _is_watched(node: ast.AST) -> bool:

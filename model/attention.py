@@ -7,6 +7,7 @@ Half-split rotary embedding: with halves (a, b) of a head, the output is (a cos 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ class AttentionConfig:
     rope_base: float = 10_000.0
     q_gain: float = 1.5
     weight_map: WeightMap | None = None
+    has_bounded_state: ClassVar[bool] = False
 
     def build(self, dim: int) -> "Attention":
         if dim % self.num_heads or (dim // self.num_heads) % 2:

@@ -43,7 +43,7 @@ class TokenEmbeddingConfig:
 class TokenEmbedding(nn.Module):
     """`forward` gives the first residual, `tokens.weight` is also the output head."""
 
-    def __init__(self, config: TokenEmbeddingConfig, vocab_size: int, dim: int) -> None:
+    def __init__(self, config: "TokenEmbeddingConfig | PlainEmbeddingConfig", vocab_size: int, dim: int) -> None:
         super().__init__()
         self.config = config
         self.tokens = Table(vocab_size, dim)
@@ -58,6 +58,28 @@ class TokenEmbedding(nn.Module):
         state: EmbedState | None = None,
     ) -> tuple[Tensor, EmbedState | None]:  # [B, T, dim]
         return rms_norm(self.tokens(tokens, dtype)), None
+
+
+@dataclass(frozen=True)
+class PlainEmbeddingConfig:
+    """x = E[tokens]; E starts at N(0, init_std)."""
+
+    init_std: float = 0.02
+
+    def build(self, vocab_size: int, dim: int) -> "PlainEmbedding":
+        return PlainEmbedding(self, vocab_size, dim)
+
+
+class PlainEmbedding(TokenEmbedding):
+    """The table's rows as they are."""
+
+    def forward(
+        self,
+        tokens: Tensor,  # [B, T] int64
+        dtype: torch.dtype,
+        state: EmbedState | None = None,
+    ) -> tuple[Tensor, EmbedState | None]:  # [B, T, dim]
+        return self.tokens(tokens, dtype), None
 
 
 @dataclass(frozen=True)

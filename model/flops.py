@@ -8,20 +8,20 @@ import torch
 
 from model.gpt import GPTConfig
 from model.linear import Linear
+from model.stack import StackConfig
 
 
-def forward_flops_per_token(config: GPTConfig, window: int) -> float:
+def forward_flops_per_token(config: GPTConfig | StackConfig, window: int) -> float:
     """Operations of one token's forward pass in windows of `window` tokens."""
-    mixing = sum(layer.mixer.mixing_flops(config.dim, window) for layer in config.layers)
-    return 2 * matrix_parameters(config) + mixing
+    return 2 * matrix_parameters(config) + config.mixing_flops(window)
 
 
-def training_flops_per_token(config: GPTConfig, window: int) -> float:
+def training_flops_per_token(config: GPTConfig | StackConfig, window: int) -> float:
     """Operations of one token forward and backward."""
     return 3 * forward_flops_per_token(config, window)
 
 
-def matrix_parameters(config: GPTConfig) -> int:
+def matrix_parameters(config: GPTConfig | StackConfig) -> int:
     """Elements of every Linear of the model."""
     with torch.device("meta"):
         model = config.build()

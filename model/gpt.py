@@ -1,4 +1,4 @@
-"""The residual stack that every recipe shares: embed -> layers -> tied, soft-capped head -> nats.
+"""The residual stack of the competition: embed -> layers -> tied, soft-capped head -> nats.
 
 Each layer mixes the running residual with the first one (x0), adds its mixer and its MLP through learned vectors; the
 first half of the layers hands its outputs to the second half, last to first (U-Net skips). No norm carries a weight, no
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from model.attention import AttentionConfig
 from model.embed import SmearBigramConfig, TokenEmbeddingConfig
+from model.language_model import LanguageModel
 from model.linear import Linear
 from model.mlp import MLPConfig
-from ops.cross_entropy.softcap import softcapped_logits, softcapped_nats
 from ops.rms_norm.fused import rms_norm
 
 
@@ -47,6 +47,15 @@ class GPTConfig:
     def build(self, compute_dtype: torch.dtype = torch.float32) -> "GPT":
         return GPT(self, compute_dtype)
 
+    def mixing_flops(self, window: int) -> float:
+        """Forward operations a token beyond the matrices."""
+        return sum(layer.mixer.mixing_flops(self.dim, window) for layer in self.layers)
+
+    @property
+    def has_bounded_state(self) -> bool:
+        """Whether the state stays of one size however long the text."""
+        return all(layer.mixer.has_bounded_state for layer in self.layers)
+
 
 class Layer(nn.Module):
     """x <- m0 x + m1 x0; x <- x + a Mixer(RMS x); x <- x + b MLP(RMS x)."""
@@ -67,42 +76,14 @@ class Layer(nn.Module):
         return torch.addcmul(x, self.mlp_scale.to(x.dtype), self.mlp(rms_norm(x))), state
 
 
-class GPT(nn.Module):
-    """The model contract: unreduced nats in fp32, and a state with one entry a layer, the embedding's first.
-
-    Activations run in `compute_dtype`; parameters stay fp32.
-    """
+class GPT(LanguageModel):
+    """U-Net skips over layers that all see the first residual."""
 
     def __init__(self, config: GPTConfig, compute_dtype: torch.dtype) -> None:
-        super().__init__()
-        self.config = config
-        self.compute_dtype = compute_dtype
-        self.embed = config.embed.build(config.vocab_size, config.dim)
+        super().__init__(config, compute_dtype)
         self.layers = nn.ModuleList(Layer(layer, config.dim) for layer in config.layers)
         self.num_skips = len(config.layers) // 2
         self.skip_weights = nn.Parameter(torch.ones(self.num_skips, config.dim))
-
-    @torch.no_grad()
-    def reset_parameters(self, seed: int) -> "GPT":
-        """Initialises every matrix and table from `seed`; the same on every rank and device."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for name, module in self.named_modules():
-                if isinstance(module, Linear):
-                    _initialise(module, name, self.config)
-            self.embed.reset_parameters()
-        return self
-
-    def forward(
-        self,
-        tokens: Tensor,  # [B, T] int64
-        targets: Tensor,  # [B, S] int64, S <= T: what follows each of the last S tokens
-        state: tuple | None = None,  # of the text before `tokens`; None at its start
-    ) -> tuple[Tensor, tuple]:  # nats [B, S] fp32, the state after `tokens`
-        x, state = self.hidden(tokens, state)
-        scored = x[:, x.shape[1] - targets.shape[1] :]
-        nats = softcapped_nats(scored.flatten(0, 1), self.embed.tokens.weight, targets.flatten(), self.config.softcap)
-        return nats.view(targets.shape), state
 
     def hidden(self, tokens: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
         """The normalised output of the last layer [B, T, dim], and the state after `tokens`."""
@@ -119,19 +100,13 @@ class GPT(nn.Module):
                 skips.append(x)
         return rms_norm(x), tuple(after)
 
-    def logits(self, tokens: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
-        """fp32 logits [B, T, vocab_size] of what follows each token, and the state after: for samplers and judges."""
-        x, state = self.hidden(tokens, state)
-        flat = softcapped_logits(x.flatten(0, 1), self.embed.tokens.weight, self.config.softcap)
-        return flat.view(*tokens.shape, -1), state
-
-
-def _initialise(module: Linear, name: str, config: GPTConfig) -> None:
-    if module.zero_init:
-        nn.init.zeros_(module.weight)
-    elif config.orthogonal_init and min(module.weight.shape) >= 64:
-        nn.init.orthogonal_(module.weight)
-        if name.endswith(".project"):
-            module.weight.mul_(1 / math.sqrt(2 * len(config.layers)))
-    else:
-        nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+    def initialise(self, linear: Linear, name: str) -> None:
+        """Zero, orthogonal, or uniform within 1 / sqrt(in_features)."""
+        if linear.zero_init:
+            nn.init.zeros_(linear.weight)
+        elif self.config.orthogonal_init and min(linear.weight.shape) >= 64:
+            nn.init.orthogonal_(linear.weight)
+            if name.endswith(".project"):
+                linear.weight.mul_(1 / math.sqrt(2 * len(self.layers)))
+        else:
+            nn.init.kaiming_uniform_(linear.weight, a=math.sqrt(5))

@@ -2,12 +2,13 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from optim.muon import Muon
-from optim.schedule import WarmdownFraction, WarmdownSteps, warmed_momentum
+from optim.schedule import WarmdownFraction, WarmdownSteps, WarmupCosine, warmed_momentum
 from runtime.errors import UserError
 from runtime.machine import Machine
 
@@ -15,14 +16,17 @@ from runtime.machine import Machine
 ROUTES = (
     ("embedding", r"^embed\.(tokens|bigram\.table)\.weight$"),
     ("matrix", r"\.weight$"),
+    # The logarithms of time constants: pulling them to 0 means something else than small weights.
+    ("undecayed", r"\.(decay_log|step_bias)$"),
     ("scalar", r""),
 )
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Learning rates a group, the two optimisers' settings, clipping (None: off) and the warm-down."""
+    """Learning rates a group, the two optimisers' settings, clipping (None: off) and the schedule of the rates."""
 
+    matrix_optimizer: Literal["muon", "adamw"] = "muon"
     matrix_lr: float = 0.02
     embedding_lr: float = 0.03
     scalar_lr: float = 0.02
@@ -34,7 +38,7 @@ class OptimConfig:
     adam_betas: tuple[float, float] = (0.9, 0.95)
     adam_eps: float = 1e-8
     grad_clip: float | None = 0.3
-    warmdown: WarmdownSteps | WarmdownFraction = field(default_factory=WarmdownSteps)
+    warmdown: WarmdownSteps | WarmdownFraction | WarmupCosine = field(default_factory=WarmdownSteps)
 
 
 def route(name: str) -> str:
@@ -47,9 +51,9 @@ def route(name: str) -> str:
 
 
 class Optimizers:
-    """Muon for matrices and AdamW for the rest, scheduled, stepped and saved as one.
+    """Muon for matrices (or AdamW, as the config says) and AdamW for the rest, scheduled, stepped and saved as one.
 
-    `groups` maps a group's name to its parameters by name; `table()` is what the log prints.
+    `groups` maps a group's name to its parameters by name; `routes_table()` is what the log prints.
     """
 
     def __init__(self, model: nn.Module, config: OptimConfig, machine: Machine) -> None:
@@ -57,37 +61,42 @@ class Optimizers:
         self.groups: dict[str, dict[str, Tensor]] = {group: {} for group, _ in ROUTES}
         for name, parameter in model.named_parameters():
             self.groups[route(name)][name] = parameter
-        self._lr = {"matrix": config.matrix_lr, "embedding": config.embedding_lr, "scalar": config.scalar_lr}
-        self._muon = Muon(
-            [{"params": list(self.groups["matrix"].values()), "base_lr": config.matrix_lr}],
-            lr=config.matrix_lr,
-            momentum=config.momentum_start,
-            weight_decay=config.muon_weight_decay,
-            machine=machine,
-        )
-        self._adam = torch.optim.AdamW(
-            [
-                {"params": list(self.groups[group].values()), "lr": self._lr[group], "base_lr": self._lr[group]}
-                for group in ("embedding", "scalar")
-            ],
-            betas=config.adam_betas,
-            eps=config.adam_eps,
-            weight_decay=config.adam_weight_decay,
-            fused=True,
-        )
+        by_muon = {"matrix"} if config.matrix_optimizer == "muon" else set()
+        adam = [self._settings(group) for group in self.groups if self.groups[group] and group not in by_muon]
+        self._optimizers: list[torch.optim.Optimizer] = [
+            Muon([self._settings(group)], momentum=config.momentum_start, machine=machine) for group in by_muon
+        ]
+        self._optimizers.append(torch.optim.AdamW(adam, betas=config.adam_betas, eps=config.adam_eps, fused=True))
         self._names = {p: name for members in self.groups.values() for name, p in members.items()}
+
+    def _settings(self, group: str) -> dict[str, Any]:
+        """The parameter group of that name, as its optimiser takes it."""
+        config = self._config
+        rates = {"matrix": config.matrix_lr, "embedding": config.embedding_lr}
+        decays = {
+            "undecayed": 0.0,
+            **({"matrix": config.muon_weight_decay} if config.matrix_optimizer == "muon" else {}),
+        }
+        rate = rates.get(group, config.scalar_lr)
+        return {
+            "params": list(self.groups[group].values()),
+            "name": group,
+            "lr": rate,
+            "base_lr": rate,
+            "weight_decay": decays.get(group, config.adam_weight_decay),
+        }
 
     def routes_table(self) -> str:
         """Group, optimiser, learning rate, weight decay, tensors, elements and an example of each group."""
-        optimiser = {"matrix": "Muon", "embedding": "AdamW", "scalar": "AdamW"}
-        decay = {"matrix": self._config.muon_weight_decay}
         lines = [f"{'group':<10} {'optimiser':<9} {'lr':>7} {'decay':>6} {'tensors':>7} {'elements':>11}  first"]
-        for group, members in self.groups.items():
-            lines.append(
-                f"{group:<10} {optimiser[group]:<9} {self._lr[group]:>7g} "
-                f"{decay.get(group, self._config.adam_weight_decay):>6g} {len(members):>7} "
-                f"{sum(p.numel() for p in members.values()):>11,}  {next(iter(members), '-')}"
-            )
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                members = self.groups[group["name"]]
+                lines.append(
+                    f"{group['name']:<10} {type(optimizer).__name__:<9} {group['base_lr']:>7g} "
+                    f"{group['weight_decay']:>6g} {len(members):>7} "
+                    f"{sum(p.numel() for p in members.values()):>11,}  {next(iter(members))}"
+                )
         return "\n".join(lines)
 
     def clip(self) -> Tensor:
@@ -101,15 +110,11 @@ class Optimizers:
     def step(self, step: int, multiplier: float) -> None:
         """One update with every learning rate times `multiplier`; `step` counts from 0 and sets Muon's momentum."""
         config = self._config
-        for optimizer in (self._muon, self._adam):
+        momentum = warmed_momentum(step, config.momentum_start, config.momentum, config.momentum_warmup_steps)
+        for optimizer in self._optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * multiplier
-        for group in self._muon.param_groups:
-            group["momentum"] = warmed_momentum(
-                step, config.momentum_start, config.momentum, config.momentum_warmup_steps
-            )
-        self._muon.step()
-        self._adam.step()
+                group |= {"lr": group["base_lr"] * multiplier, "momentum": momentum}
+            optimizer.step()
 
     def zero_grad(self) -> None:
         for p in self._names:
@@ -129,14 +134,14 @@ class Optimizers:
         """Every state tensor as `parameter name:key`, flat, for a checkpoint."""
         return {
             f"{self._names[p]}:{key}": value
-            for optimizer in (self._muon, self._adam)
+            for optimizer in self._optimizers
             for p, state in optimizer.state.items()
             for key, value in state.items()
         }
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Restores what `state_dict` gave; an empty dict is the state before the first step."""
-        for optimizer in (self._muon, self._adam):
+        for optimizer in self._optimizers:
             optimizer.state.clear()
             for group in optimizer.param_groups:
                 for p in group["params"]:

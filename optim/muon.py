@@ -26,10 +26,10 @@ class Muon(torch.optim.Optimizer):
         self,
         params: Iterable[Tensor] | Iterable[dict],
         *,
-        lr: float,
-        momentum: float,
-        weight_decay: float,
         machine: Machine,
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
         steps: int = 5,  # of Newton-Schulz
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})

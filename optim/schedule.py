@@ -1,9 +1,12 @@
 """How fast, when: learning rates that know how much of the budget is left, and Muon's momentum warm-up.
 
 A budget is a number of steps, a number of training seconds, or both; what runs out first ends the run. The multiplier
-is 1 until the warm-down and falls linearly to 0 at the end of the budget.
+of the learning rates is 1 until the warm-down and falls linearly to 0 at the end of the budget, or follows a cosine.
+
+1. Loshchilov and Hutter 2017, SGDR, arXiv 1608.03983 (cosine).
 """
 
+import math
 from dataclasses import dataclass
 
 
@@ -69,6 +72,23 @@ class WarmdownFraction:
 
     def multiplier(self, progress: Progress) -> float:
         return min(1.0, (1.0 - progress.fraction) / self.fraction)
+
+
+@dataclass(frozen=True)
+class WarmupCosine:
+    """Linear up over the first `warmup_steps`, then a cosine from 1 to `floor` over the whole budget [1].
+
+    >>> halfway = Progress(step=50, seconds=0.0, max_steps=100, max_seconds=None)
+    >>> round(WarmupCosine(warmup_steps=10, floor=0.0).multiplier(halfway), 6)
+    0.5
+    """
+
+    warmup_steps: int = 500
+    floor: float = 0.0025
+
+    def multiplier(self, progress: Progress) -> float:
+        cosine = self.floor + (1 - self.floor) * (1 + math.cos(math.pi * progress.fraction)) / 2
+        return min((progress.step + 1) / max(1, self.warmup_steps), cosine)
 
 
 def warmed_momentum(step: int, start: float, end: float, warmup_steps: int) -> float:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from data.coprime import CoprimeLoader
 from data.loader import SequentialLoader
 from optim.average import EMA, SWA
+from optim.curriculum import Curriculum
 from optim.groups import Optimizers, accumulation_steps
-from optim.schedule import Progress, WarmdownFraction, WarmdownSteps
+from optim.schedule import Progress, WarmdownFraction, WarmdownSteps, WarmupCosine
 from runtime.checkpoint import (
     load_checkpoint,
     prefixed,
@@ -46,6 +47,7 @@ class TrainConfig:
     validate_every: int | None = 1000
     checkpoint_every: int | None = 500
     warmup_steps: int = 20  # compile warm-up, CUDA only; weights, optimisers and loader are restored after it
+    curriculum: Curriculum | None = None  # shorter rows first
     compute_dtype: str | None = None  # "bf16" or "fp32"; None: what this machine is fastest in
 
     @property
@@ -61,6 +63,8 @@ class TrainConfig:
                 f"got {self.tokens_per_step}; nearest {max(1, round(self.tokens_per_step / unit)) * unit}"
             )
         accumulation_steps(self.num_slices, world_size)
+        if self.curriculum:
+            self.curriculum.check(self.window)
         if self.seconds is None and self.steps is None:
             raise UserError(
                 "a run needs a budget: --train.seconds and --train.steps are both none; nearest 600 seconds"
@@ -95,7 +99,7 @@ class Trainer:
         forward: Callable,  # the same model, compiled where the machine compiles
         optimizers: Optimizers,
         average: SWA | EMA | None,
-        warmdown: WarmdownSteps | WarmdownFraction,
+        warmdown: WarmdownSteps | WarmdownFraction | WarmupCosine,
         loader: SequentialLoader | CoprimeLoader,
         machine: Machine,
         identity: str,  # the recipe's fingerprint: a checkpoint of another recipe is refused
@@ -153,6 +157,8 @@ class Trainer:
         total = torch.zeros((), dtype=torch.float32, device=self.machine.device)
         for _ in range(self._accumulate):
             x, y = (part.to(self.machine.device, non_blocking=True) for part in self.loader.next())
+            if self.config.curriculum:
+                x, y = (self.config.curriculum.rows(part, self.step * self.config.tokens_per_step) for part in (x, y))
             nats, _ = self.forward(x, y)
             loss = nats.mean() / self.config.num_slices
             loss.backward()

@@ -10,7 +10,7 @@ from ops.newton_schulz.reference import newton_schulz_reference
 from optim.average import EMAConfig, SWAConfig
 from optim.groups import OptimConfig, Optimizers, accumulation_steps, route
 from optim.muon import Muon
-from optim.schedule import Progress, WarmdownFraction, WarmdownSteps
+from optim.schedule import Progress, WarmdownFraction, WarmdownSteps, WarmupCosine
 from optim.trainer import TrainConfig
 from recipes.packed import parameter_shapes
 from recipes.recipe import load_recipe
@@ -176,3 +176,42 @@ def test_sizes_that_do_not_divide_name_the_nearest():
         config.check(1)
     with pytest.raises(UserError, match="both none"):
         TrainConfig(seconds=None, steps=None).check(1)
+
+
+def test_adamw_may_move_the_matrices_too():
+    model = load_recipe("demo").model.build().reset_parameters(0)
+    optimizers = Optimizers(
+        model, OptimConfig(matrix_optimizer="adamw", matrix_lr=0.01, adam_weight_decay=0.1), Machine()
+    )
+    assert "Muon" not in optimizers.routes_table()
+    name, matrix = "layers.0.mlp.up.weight", model.layers[0].mlp.up.weight
+    before = matrix.detach().clone()
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 3.0)
+    optimizers.step(0, 1.0)
+    # The first step of Adam is the sign of the gradient.
+    torch.testing.assert_close(matrix.detach(), before * (1 - 0.01 * 0.1) - 0.01)
+    assert route(name) == "matrix" and f"{name}:exp_avg" in optimizers.state_dict()
+
+
+def test_time_constants_do_not_decay():
+    mixer = nn.Module()
+    mixer.decay_log = nn.Parameter(torch.ones(3))
+    mixer.gain = nn.Parameter(torch.ones(3))
+    model = nn.ModuleDict({"mixer": mixer})
+    optimizers = Optimizers(
+        model, OptimConfig(matrix_optimizer="adamw", adam_weight_decay=0.5, scalar_lr=0.1), Machine()
+    )
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros(3)
+    optimizers.step(0, 1.0)
+    assert mixer.decay_log.tolist() == [1.0] * 3 and mixer.gain.tolist() == pytest.approx([0.95] * 3)
+
+
+def test_a_cosine_warms_up_and_never_rises_again():
+    schedule = WarmupCosine(warmup_steps=10, floor=0.1)
+    rates = [schedule.multiplier(Progress(step, 0.0, 200, None)) for step in range(200)]
+    assert rates[:3] == [0.1, 0.2, pytest.approx(0.3)]
+    peak = rates.index(max(rates))
+    assert peak <= 10 and rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] == pytest.approx(0.1, abs=1e-3)

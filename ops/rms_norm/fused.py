@@ -11,22 +11,22 @@ from ops.rms_norm.reference import RMS_EPS
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        r = inverse_rms(x)
+    def forward(ctx, x: Tensor, eps: float) -> Tensor:
+        r = inverse_rms(x, eps)
         ctx.save_for_backward(x, r)
         return x * r
 
     @staticmethod
-    def backward(ctx, g: Tensor) -> Tensor:
+    def backward(ctx, g: Tensor) -> tuple[Tensor, None]:
         x, r = ctx.saved_tensors
-        return norm_backward(g, x, r)
+        return norm_backward(g, x, r), None
 
 
-def inverse_rms(x: Tensor) -> Tensor:
+def inverse_rms(x: Tensor, eps: float = RMS_EPS) -> Tensor:
     """1 / sqrt(mean(x²) + eps) of the rows of x [..., D]: [..., 1] in x's dtype, summed in fp32 or wider."""
     wide = x if x.dtype == torch.float64 else x.float()
     mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1]
-    return torch.rsqrt(mean_square + RMS_EPS).to(x.dtype)
+    return torch.rsqrt(mean_square + eps).to(x.dtype)
 
 
 def norm_backward(
@@ -41,6 +41,6 @@ def norm_backward(
     return torch.addcmul(g * scale, x, along * (scale * r * r / -x.shape[-1]))
 
 
-def rms_norm(x: Tensor) -> Tensor:
+def rms_norm(x: Tensor, eps: float = RMS_EPS) -> Tensor:
     """x / sqrt(mean(x²) + eps) over the last dimension [..., D], without a weight."""
-    return _RMSNorm.apply(x)
+    return _RMSNorm.apply(x, eps)

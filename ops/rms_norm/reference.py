@@ -10,7 +10,7 @@ from torch import Tensor
 RMS_EPS = torch.finfo(torch.float32).eps
 
 
-def rms_norm_reference(x: Tensor) -> Tensor:
+def rms_norm_reference(x: Tensor, eps: float = RMS_EPS) -> Tensor:
     """The norm of every row of x [..., D], by autograd's own backward."""
     wide = x if x.dtype == torch.float64 else x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + RMS_EPS)).to(x.dtype)
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)

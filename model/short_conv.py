@@ -1,0 +1,34 @@
+"""The causal depthwise convolution along time that recurrent mixers put before their state.
+
+    y_t[c] = sum_j taps[c, j] x_{t - (size - 1) + j}[c]
+
+1. So et al. 2021, Primer, arXiv 2109.08668.  2. Yang et al. 2024, DeltaNet, arXiv 2406.06484.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ShortConv(nn.Module):
+    """y, tail = conv(x, tail): [B, T, channels] and the last size - 1 inputs, [B, size - 1, channels]."""
+
+    def __init__(self, channels: int, size: int, init_std: float) -> None:
+        super().__init__()
+        self.taps = nn.Parameter(torch.empty(channels, size))
+        self.init_std = init_std
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.taps, std=self.init_std)
+
+    def forward(
+        self,
+        x: Tensor,  # [B, T, channels]
+        tail: Tensor | None = None,  # what came before x; None: zeros
+    ) -> tuple[Tensor, Tensor]:
+        channels, size = self.taps.shape
+        if tail is None:
+            tail = x.new_zeros(x.shape[0], size - 1, channels)
+        whole = torch.cat((tail, x), dim=1)
+        y = F.conv1d(whole.transpose(1, 2), self.taps.to(x.dtype)[:, None], groups=channels)
+        return y.transpose(1, 2), whole[:, whole.shape[1] - (size - 1) :]
