@@ -1,12 +1,14 @@
-"""python -m benchmarks [throughput] [memory] [scores]: measures, prints one table, appends to benchmarks/results.jsonl.
+"""python -m benchmarks [SUITE ...]: measures, prints one table, appends to benchmarks/results.jsonl.
 
-Without names all of them run, about nine minutes on two cores. Exit code 1 when a target is missed.
+Suites are throughput, memory, judging and scores; without names all of them run, about a quarter of an hour on two
+cores. Exit code 1 when a target is missed.
 """
 
 import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.judging import judging_rows
 from benchmarks.memory import memory_rows
 from benchmarks.row import append_rows, rows_table
 from benchmarks.scores import score_rows
@@ -15,7 +17,7 @@ from runtime.command import exit_with
 from runtime.errors import UserError, nearest
 from runtime.machine import start_machine
 
-SUITES = ("throughput", "memory", "scores")
+SUITES = ("throughput", "memory", "judging", "scores")
 
 
 def main(names: list[str]) -> int:
@@ -28,6 +30,7 @@ def main(names: list[str]) -> int:
         run = {
             "throughput": lambda: throughput_rows(machine, Path(folder)),
             "memory": memory_rows,
+            "judging": judging_rows,
             "scores": score_rows,
         }
         for name in names or SUITES:

@@ -143,7 +143,7 @@ def position_chart(name: str, ranges: list[dict[str, float]]) -> Chart:
     """Nats of a target by the tokens before it, with the standard error over the windows."""
     title = "Score by position in the window"
     if not ranges:
-        missing = "Not measured: `python -m records verify FOLDER --data DIR --json > FOLDER/verify.json` measures it."
+        missing = "Not measured. python -m records verify FOLDER --data DIR --json > FOLDER/verify.json measures it."
         return Chart(name, title, missing)
     with _drawn(3.0) as (figure, axes, png):
         centres = [np.sqrt(entry["from"] * entry["to"]) for entry in ranges]

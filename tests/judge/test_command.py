@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -57,19 +56,13 @@ def test_json_for_machines(tmp_path):
     assert (first["rule"], first["severity"]) == ("readme-disagrees", "doubtful")
 
 
-def test_it_needs_no_torch_and_few_seconds(tmp_path):
+def test_it_needs_no_torch(tmp_path):
     folder = write(tmp_path / TRACK / NAME)
     code = (
         "import sys; from pathlib import Path; from records.judge.judge import judge_path; "
         f"judge_path(Path({folder!r})); sys.exit('torch' in sys.modules or 'scipy.stats' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        records("check", folder)
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 2
 
 
 def test_the_readme_holds_the_tables():

@@ -14,7 +14,8 @@ from records.judge.finding import SEVERITIES
 from records.judge.folder import folder_of
 from records.judge.judge import judge_folder
 
-SLOWEST_SECONDS = 5.0
+# A mutation takes milliseconds: what takes so long hangs.
+HANGING_SECONDS = 60.0
 _VALUES = [
     None,
     True,
@@ -136,7 +137,7 @@ def test_mutated_records_end_in_a_verdict(start):
             mutate(files, draw)
         began = time.perf_counter()
         verdict = judge_folder(folder_of(files, NAME, TRACK))
-        assert time.perf_counter() - began < SLOWEST_SECONDS, f"seed {seed}"
+        assert time.perf_counter() - began < HANGING_SECONDS, f"seed {seed}"
         assert all(finding.severity in SEVERITIES and str(finding).isprintable() for finding in verdict.findings)
         codes[verdict.exit_code] += 1
     assert set(codes) == {0, 1, 2} and codes[0] < 450, codes

@@ -135,6 +135,9 @@ def test_the_stages_of_a_score_are_told_apart(tmp_path):
         ("from the bytes, plain windows", 1.0911),
         ("from the bytes, sliding window=512 stride=64", 1.0806),
     ]
+    streamed = OUR_LOG.replace("sliding window=512 stride=64", "stream chunk=512 documents=restart")
+    stages = read_picture(make_record(tmp_path / "streamed", **_only(streamed))).score_stages()
+    assert stages[-1] == ("from the bytes, stream chunk=512 documents=restart", 1.0806)
     strangers = read_picture(make_record(tmp_path / "strangers")).score_stages()
     assert strangers[-1][1] == 1.081 and not any("from the bytes" in label for label, _ in strangers)
 
@@ -163,7 +166,7 @@ def test_a_poor_record_says_what_it_lacks(tmp_path):
         "has no ledger.json",
         "No log tells a score",
         "No score of a seed is claimed",
-        "Not measured: `python",
+        "Not measured. python",
     ):
         assert words in page.text, words
 
