@@ -23,7 +23,8 @@ from runtime.files import read_bytes, write_bytes
 # The end of every counted file, and the recipe in whose name it is written.
 ENTRY, EXAMPLE = "recipes/counted.py", "demo"
 # What turns a readable file into a counted one, as it was when this process began: not what somebody edits meanwhile.
-_MAKERS = [Path(__file__).with_name(name).read_bytes() for name in ("minify.py", "script.py", "shake.py", "terse.py")]
+_FILES = ("attributes.py", "minify.py", "script.py", "shake.py", "terse.py")
+_MAKERS = [Path(__file__).with_name(name).read_bytes() for name in _FILES]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from itertools import takewhile
 
 import python_minifier
 
-from compress.shake import Function, is_import, is_main_block, reached, units_of
+from compress.attributes import shorten_attributes
+from compress.shake import Function, annotations_of, is_import, is_main_block, reached, units_of
 from compress.terse import without_sentences
 
 # Decorators that do not look at the annotations of what they decorate.
@@ -22,6 +23,7 @@ BLIND_DECORATORS = {"staticmethod", "classmethod", "property", "contextmanager",
 def minify_source(source: str) -> str:
     """What runs as `source` does from its `if __name__ == "__main__":` on."""
     tree = _shaken(_Bare().visit(without_sentences(ast.parse(source))))
+    shorten_attributes(tree, kept=_watched_names(tree))
     _free_parameters(tree)
     return python_minifier.minify(
         ast.unparse(ast.fix_missing_locations(tree)),
@@ -30,7 +32,7 @@ def minify_source(source: str) -> str:
         # A kernel sees no string and no builtin through a global name; and LZMA sees repetitions anyway.
         hoist_literals=False,
         rename_globals=True,
-        preserve_globals=[*_spelled_classes(tree), *_used_builtins(tree)],
+        preserve_globals=[*_spelled_classes(tree), *_used_builtins(tree), *_watched_hints(tree)],
         preserve_locals=list(_watched_names(tree)),
     )
 
@@ -92,12 +94,21 @@ def _is_watched(node: ast.AST) -> bool:
     return any(name not in BLIND_DECORATORS for name in names)
 
 
+def _watched(tree: ast.Module) -> list[Function]:
+    return [node for node in ast.walk(tree) if isinstance(node, Function) and _is_watched(node)]
+
+
 def _watched_names(tree: ast.Module) -> set[str]:
     """The variables of watched functions: a kernel's constants are no constants under a second name."""
-    watched = (node for node in ast.walk(tree) if isinstance(node, Function) and _is_watched(node))
-    inside = (entry for node in watched for entry in ast.walk(node))
+    inside = (entry for node in _watched(tree) for entry in ast.walk(node))
     names = (getattr(entry, "arg", None) or getattr(entry, "id", None) for entry in inside)
     return {name for name in names if name}
+
+
+def _watched_hints(tree: ast.Module) -> set[str]:
+    """The names in the annotations of watched functions, which Triton's interpreter reads as text."""
+    hints = (hint for node in _watched(tree) for hint in annotations_of(node))
+    return {entry.id for hint in hints for entry in ast.walk(hint) if isinstance(entry, ast.Name)}
 
 
 def _shaken(tree: ast.Module) -> ast.Module:

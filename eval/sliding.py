@@ -10,6 +10,7 @@ A trap that cost records: keeping every start below the length scores the last t
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,24 @@ class EvalConfig:
     window: int = 2048
     stride: int = 64
     batch_tokens: int = 65_536
+
+    @property
+    def claim(self) -> dict[str, str | int]:
+        """What a record says of how it was scored."""
+        return {"protocol": "sliding windows", "window": self.window, "stride": self.stride}
+
+    def check_for(self, model: Any) -> None:
+        """Raises UserError for a stride outside 1 .. window; a model of any config can be scored in windows."""
+        plan_windows(0, self.window, self.stride)
+
+    def score(self, model: Scorer, tokens: Tensor, byte_table: ByteTable, machine: Machine) -> tuple[Score, int]:
+        """The score of the text `tokens` [N + 1], and how many tokens went through the trunk, overlap included.
+
+        Raises UserError for a text shorter than a window.
+        """
+        plain_windows(len(tokens) - 1, self.window)
+        windows = plan_windows(len(tokens) - 1, self.window, self.stride)
+        return score_windows(model, tokens, windows, byte_table, machine, self.batch_tokens), tokens_run(windows)
 
 
 @dataclass(frozen=True)

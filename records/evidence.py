@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from records.fields import PROTOCOL_FIELDS
 from records.log_grammar import TrainLog, read_log
 from records.run_files import LedgerFacts, RunFacts, ScoreFacts, StartEvent, TrainedEvent, ValidationEvent
 from records.typed_json import parse_json, read_json, typed
@@ -145,7 +146,7 @@ def _check_score(run: Evidence, final: ScoreFacts) -> None:
     for field in ("val_loss", "val_bpb"):
         values = {"score.json": run.score, "log.jsonl": final, "train.log": said}
         _agree(run, field, {place: f"{getattr(held, field):.8f}" if held else None for place, held in values.items()})
-    for field in ("window", "stride", "tokens", "bytes", "artifact_sha256"):
+    for field in ("protocol", *PROTOCOL_FIELDS, "tokens", "bytes", "artifact_sha256"):
         _agree(run, field, {"score.json": getattr(run.score, field), "log.jsonl": getattr(final, field)})
 
 

@@ -7,12 +7,15 @@ a deviation is the sample's (n - 1), and null where there is one seed.
 import datetime
 import math
 import statistics
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 # Of evaluation, in the competition's rules; training has the run's own cap.
 EVAL_SECONDS_CAP = 600.0
+# A protocol is one of windows, told by the first two, or this one, told by the others.
+STREAM = "stream"
+PROTOCOL_FIELDS = ("window", "stride", "chunk", "documents")
 
 # The upper bound keeps sums and products of whatever a file holds within what a float can take.
 Count = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
@@ -36,12 +39,17 @@ class SeedResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens_seen: PositiveCount
 
 
-class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How every seed was scored; `bytes` are those of the scored text, `implied_bytes` what the mean scores say."""
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How every seed was scored; `bytes` are those of the scored text, `implied_bytes` what the mean scores say.
+
+    Windows have `window` and `stride`, a stream has `chunk` and `documents` ("continue", or "restart": each alone).
+    """
 
     protocol: str
-    window: PositiveCount  # tokens
-    stride: PositiveCount  # tokens
+    window: PositiveCount | None = None  # tokens
+    stride: PositiveCount | None = None  # tokens
+    chunk: PositiveCount | None = None  # tokens
+    documents: Literal["continue", "restart"] | None = None
     tokens: PositiveCount
     bytes: PositiveCount
     implied_bytes: PositiveAmount
@@ -110,6 +118,14 @@ def judged(
         artifact_under_budget=bytes_total <= budget,
         three_seeds=len(results) >= 3,
     )
+
+
+def protocol_words(scored: Any) -> str:
+    """How an Evaluation, or the score.json of a run, was scored, for people."""
+    if scored.protocol != STREAM:
+        return f"{scored.protocol} of {scored.window}, stride {scored.stride}"
+    state = "dropped at the start of every document" if scored.documents == "restart" else "carried through the text"
+    return f"{scored.protocol} in chunks of {scored.chunk}, the state {state}"
 
 
 def mean_and_std(values: list[float]) -> tuple[float, float | None]:

@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from records.evidence import Evidence
-from records.fields import Evaluation, SeedResult, Submission, implied_bytes, judged, mean_and_std
+from records.fields import (
+    PROTOCOL_FIELDS,
+    Evaluation,
+    SeedResult,
+    Submission,
+    implied_bytes,
+    judged,
+    mean_and_std,
+)
 from runtime.files import sha256_of
 from runtime.source import source_hash, source_sizes
 
@@ -105,4 +113,10 @@ def _sizes(results: dict[int, SeedResult], folder: Path) -> dict[str, int]:
 def _evaluation(run: Evidence, val_loss: float, val_bpb: float) -> Evaluation:
     score = run.score
     implied = implied_bytes(val_loss, val_bpb, score.tokens)
-    return Evaluation(score.protocol, score.window, score.stride, score.tokens, score.bytes, implied)
+    return Evaluation(
+        protocol=score.protocol,
+        **{name: getattr(score, name) for name in PROTOCOL_FIELDS},
+        tokens=score.tokens,
+        bytes=score.bytes,
+        implied_bytes=implied,
+    )

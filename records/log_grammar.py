@@ -8,7 +8,8 @@
     peak memory allocated: A MiB reserved: R MiB
     Serialized model int8+zlib: N bytes (…)   Code size: N bytes   Total submission size int8+zlib: N bytes
     LABEL val_loss:… val_bpb:… eval_time:…ms                          final_int8_zlib_roundtrip(_exact), diagnostic
-                                                                      quantized, quantized_ttt_phased, sliding …
+                                                                      quantized, quantized_ttt_phased, sliding …,
+                                                                      stream …
     total_eval_time:…s
 
 A log often begins with the source of its script: the patterns want figures where the source has format fields.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from records.evidence import Evidence, read_evidence
+from records.fields import protocol_words
 from records.figures import latest_date, submission_of, without_seed
 from records.folder import write_folder
 from records.readme import record_readme
@@ -15,6 +16,8 @@ from runtime.source import CODE_FILE, READABLE_FILE, repository_root
 
 # What a counted file imports beyond Python itself.
 RUNTIME_PACKAGES = ("torch", "numpy", "sentencepiece", "zstandard", "safetensors")
+# What it imports beside them when its recipe names a storage kind that does.
+RANGE_CODER_PACKAGE = "constriction"
 
 
 def new_record(
@@ -32,7 +35,8 @@ def new_record(
     check_same_but_seed(evidence)
     facts = evidence[0].facts
     check_track(facts.record.track)
-    requirements = runtime_requirements()
+    twin = read_bytes(evidence[0].path / READABLE_FILE, "the readable code of a run").decode("utf-8")
+    requirements = runtime_requirements(twin)
     name = f"{latest_date(evidence)}_{folder_title(facts.record.title)}"
     place = (destination or Path("records")) / facts.record.track / name
     return write_folder(place, lambda folder: _fill(folder, evidence, requirements))
@@ -69,14 +73,20 @@ def folder_title(title: str) -> str:
     return "".join(word[0].upper() + word[1:] for word in words).rstrip(".")
 
 
-def runtime_requirements() -> str:
-    """The lines of requirements.txt that a counted file needs, pins included. Raises UserError when one is missing."""
+def runtime_requirements(readable: str) -> str:
+    """The lines of requirements.txt that a counted file needs, pins included; `readable` is its twin.
+
+    Raises UserError when one is missing.
+    """
+    packages = list(RUNTIME_PACKAGES)
+    if f"\nfrom {RANGE_CODER_PACKAGE} import " in readable:
+        packages.append(RANGE_CODER_PACKAGE)
     path = repository_root() / "requirements.txt"
     text = read_bytes(path, "the list of requirements").decode("utf-8")
     lines = {match[0].lower(): line for line in text.splitlines() if (match := re.match(r"[A-Za-z0-9_-]+", line))}
-    if missing := [name for name in RUNTIME_PACKAGES if name not in lines]:
-        raise UserError(f"{path} must name {', '.join(RUNTIME_PACKAGES)}, got no {', '.join(missing)}")
-    return "".join(f"{lines[name]}\n" for name in RUNTIME_PACKAGES)
+    if missing := [name for name in packages if name not in lines]:
+        raise UserError(f"{path} must name {', '.join(packages)}, got no {', '.join(missing)}")
+    return "".join(f"{lines[name]}\n" for name in packages)
 
 
 def _identity(run: Evidence) -> dict[str, Any]:
@@ -91,7 +101,7 @@ def _identity(run: Evidence) -> dict[str, Any]:
         "code (SHA-256)": start.code_sha256,
         "hardware": f"{start.hardware}, {start.world_size} ranks",
         "versions": f"PyTorch {start.torch}, Python {start.python}",
-        "evaluation": f"{score.protocol} of {score.window}, stride {score.stride}",
+        "evaluation": protocol_words(score),
         "validation text": f"{score.tokens} tokens of {score.bytes} bytes",
     }
 

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 
 from records.evidence import Evidence
-from records.fields import SeedResult, Submission
+from records.fields import SeedResult, Submission, protocol_words
 from records.run_files import LedgerFacts
 from runtime.source import CODE_FILE, READABLE_FILE
 
@@ -61,7 +61,7 @@ def _scores(submission: Submission, runs: list[Evidence]) -> str:
     return (
         f"{markdown_table(head, rows)}\n\n"
         f"val_loss is nats a token, val_bpb bits per byte, both of the model read back from its file: "
-        f"{evaluation.protocol} of {evaluation.window}, stride {evaluation.stride}, {evaluation.tokens:,} tokens of "
+        f"{protocol_words(evaluation)}, {evaluation.tokens:,} tokens of "
         f"{evaluation.bytes:,} bytes, each scored once. *before packing* is val_bpb of the unquantised weights "
         f"({runs[0].validation.weights}) in non-overlapping windows. "
         f"{'The deviation is the sample (n - 1) one.' if len(runs) > 1 else 'n = 1, so there is no deviation.'}"

@@ -28,16 +28,18 @@ class RunFacts(msgspec.Struct, frozen=True):
     record: RecordFacts
 
 
-class ScoreFacts(msgspec.Struct, frozen=True):
-    """score.json."""
+class ScoreFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """score.json; windows have `window` and `stride`, a stream has `chunk` and `documents`."""
 
     protocol: str
     val_loss: float
     val_bpb: float
     tokens: int
     bytes: int
-    window: int
-    stride: int
+    window: int | None = None
+    stride: int | None = None
+    chunk: int | None = None
+    documents: str | None = None
     seconds: float
     artifact_bytes: int
     artifact_sha256: str

@@ -8,7 +8,16 @@ from typing import Any
 
 import msgspec
 
-from records.fields import Compliance, SeedResult, Submission, implied_bytes, judged, mean_and_std
+from records.fields import (
+    PROTOCOL_FIELDS,
+    STREAM,
+    Compliance,
+    SeedResult,
+    Submission,
+    implied_bytes,
+    judged,
+    mean_and_std,
+)
 from records.typed_json import check_finite, read_json, typed
 from runtime.errors import UserError, nearest
 from runtime.files import write_text
@@ -90,6 +99,9 @@ def _check_sizes(submission: Submission) -> None:
 
 def _check_evaluation(submission: Submission) -> None:
     evaluation = submission.evaluation
+    wanted = ["chunk", "documents"] if evaluation.protocol == STREAM else ["window", "stride"]
+    given = [name for name in PROTOCOL_FIELDS if getattr(evaluation, name) is not None]
+    _require(given == wanted, "evaluation", f"told by {' and '.join(wanted)} for {evaluation.protocol}", given)
     implied = implied_bytes(submission.val_loss, submission.val_bpb, evaluation.tokens)
     rule = f"tokens x val_loss / ln 2 / val_bpb, {implied}"
     close = math.isclose(evaluation.implied_bytes, implied, rel_tol=1e-9)

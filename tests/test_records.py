@@ -174,6 +174,58 @@ def test_one_run_becomes_a_record(tmp_path, run):
     assert read_evidence(run).log.final.val_bpb == 2.0
 
 
+STREAMED = {"protocol": "stream", "window": None, "stride": None, "chunk": 512, "documents": "continue"}
+
+
+def as_stream(run: Path, **changes) -> Path:
+    """The run as if it had been scored as a stream."""
+    score = {name: value for name, value in (STREAMED | changes).items() if value is not None}
+    for path in (run / "score.json", run / "log.jsonl"):
+        path.write_text(path.read_text().replace('"window": 512, "stride": 64, ', ""))
+    edit_json(run / "score.json", **score)
+    edit_events(run, "final", **score)
+    replace_in(run / "train.log", "sliding window=512 stride=64", "stream chunk=512 documents=continue")
+    return run
+
+
+def test_a_stream_becomes_a_record(tmp_path, run):
+    folder = new_record([as_stream(run)], tmp_path / "records")
+    tree = json.loads((folder / "submission.json").read_text())["evaluation"]
+    assert {name: tree.get(name) for name in STREAMED} == STREAMED
+    words = "stream in chunks of 512, the state carried through the text, 1,000 tokens of 2,500 bytes, each scored once"
+    assert words in (folder / "README.md").read_text()
+    assert read_submission(folder / "submission.json").evaluation.chunk == 512
+    labels = [score.label for score in parse_log((folder / "train.log").read_text()).scores]
+    assert labels[0] == "stream chunk=512 documents=continue"
+    other = as_stream(make_run(tmp_path, 43), documents="restart")
+    with pytest.raises(
+        UserError, match="evaluation must be that of .*, the state carried through the text, got stream"
+    ):
+        new_record([run, other], tmp_path / "records")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"window": 512}, r"told by chunk and documents for stream, got \['window', 'chunk', 'documents'\]"),
+        ({"chunk": None}, r"told by chunk and documents for stream, got \['documents'\]"),
+        (
+            {"protocol": "sliding windows"},
+            r"told by window and stride for sliding windows, got \['chunk', 'documents'\]",
+        ),
+    ],
+)
+def test_a_protocol_is_told_by_its_own_fields(tmp_path, run, changes, message):
+    as_stream(run, **changes)
+    with pytest.raises(UserError, match=f"evaluation must be {message}"):
+        new_record([run], tmp_path / "records")
+
+
+def test_a_stream_is_told_alike_everywhere(tmp_path, run):
+    edit_json(as_stream(run) / "score.json", documents="restart")
+    assert_refused(tmp_path, [run], "documents", "restart (score.json), continue (log.jsonl)", "RUN_ID=demo-42")
+
+
 def test_several_seeds_become_one_record(tmp_path):
     runs = [make_run(tmp_path, seed, bpb=bpb, model_bytes=size) for seed, bpb, size in SEEDS]
     folder = new_record(runs, tmp_path / "records")
@@ -213,8 +265,9 @@ def test_the_counted_code_runs_from_inside_the_folder(tmp_path, run):
 
 
 def test_requirements_are_the_repositorys_lines():
-    lines = runtime_requirements().splitlines()
-    assert [line[:5] for line in lines] == ["torch", "numpy", "sente", "zstan", "safet"]
+    lines = runtime_requirements("\nfrom constriction import stream\n").splitlines()
+    assert [line[:5] for line in lines] == ["torch", "numpy", "sente", "zstan", "safet", "const"]
+    assert runtime_requirements("# constriction\n").splitlines() == lines[:-1]
     assert set(lines) <= set((ROOT / "requirements.txt").read_text().splitlines())
 
 
@@ -500,7 +553,7 @@ def test_what_is_written_is_read_and_written_the_same(tmp_path, submission_text)
         ("seed_results.42.artifact_sha256", "abc", "seed_results.42: artifact_sha256 must be"),
         ("evaluation.bytes", 2400, "evaluation.bytes must be what the scores of seed 1337 imply, 2500, within 0.02 %"),
         ("evaluation.implied_bytes", 2501.0, "evaluation.implied_bytes must be tokens x val_loss"),
-        ("evaluation.stride", None, "evaluation.stride must be int, got None"),
+        ("evaluation.stride", None, "evaluation must be told by window and stride for sliding windows, got ['window']"),
         ("compliance.train_under_cap", False, "compliance.train_under_cap must be True by the figures, got False"),
         ("compliance.artifact_under_budget", False, "compliance.artifact_under_budget must be True"),
         ("compliance.eval_under_600s", False, "compliance.eval_under_600s must be True"),

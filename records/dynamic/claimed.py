@@ -29,6 +29,7 @@ class ClaimedScore:
     bytes: int | None = None
     window: int | None = None
     stride: int | None = None
+    chunk: int | None = None  # of a score as a stream
     artifact_sha256: str = ""
     hardware: str = ""
     isolation: str = ""  # where it says that documents are apart
@@ -60,9 +61,10 @@ def read_claimed(folder: Path) -> ClaimedScore:
         bytes=evaluation.bytes,
         window=evaluation.window,
         stride=evaluation.stride,
+        chunk=evaluation.chunk,
         artifact_sha256=first.artifact_sha256,
         hardware=submission.hardware,
-        isolation=isolation,
+        isolation="submission.json says documents: restart" if evaluation.documents == "restart" else isolation,
         is_ours=(folder / CODE_FILE).is_file() and (folder / "model.bin").is_file(),
     )
 

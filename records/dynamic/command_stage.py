@@ -1,4 +1,4 @@
-"""The first stage, for our own records: their own command scores the artifact again, and one window of the text."""
+"""The first stage, for our own records: their own command scores the artifact again, and a short part of the text."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +17,8 @@ from records.dynamic.stage import STAGE_ERRORS, Case, ShortText, conduct_probes,
 from records.fields import implied_bytes
 from runtime.files import sha256_of
 
-# After the first one.
-_SHORT_WINDOWS = 12
+# Windows after the first one; chunks of a stream; and what is enough where a chunk is long.
+_SHORT_WINDOWS, _SHORT_CHUNKS, _SHORT_STREAM = 12, 3, 16_384
 
 
 def judge_command(case: Case, scratch: Path) -> Iterator[Probe]:
@@ -62,21 +62,30 @@ def _scored_again(case: Case, sandbox: Sandbox, folder: Path) -> Iterator[Probe]
         # What packing costs, apart from what overlapping windows gain: for the report, nobody claims it.
         plain = run_command_in(sandbox, folder, case.artifact.name, data, claimed.window)
         case.figures["plain_bpb"] = plain.val_bpb
-    case.short = _short_text(case, sandbox, folder)
+    start, length, window, stride = _short_stream(case) if claimed.chunk else _short_windows(case)
+    tokens = text.tokens[start : start + length + 1]
+    score = run_command_in(sandbox, folder, case.artifact.name, lay_out_data(sandbox, text, tokens))
+    # The scorer is held against it.
+    case.short = ShortText(tokens, window, stride, score.val_loss)
 
 
-def _short_text(case: Case, sandbox: Sandbox, folder: Path) -> ShortText:
-    """A few windows from the middle of the split, scored by the command: the scorer is then held against it."""
+def _short_windows(case: Case) -> tuple[int, int, int, int]:
+    """A few windows from the middle of the split: first token, targets, window and stride."""
     claimed, text = case.claimed, case.text
     window = min(claimed.window or text.num_targets, text.num_targets)
     stride = min(claimed.stride or window, window)
     length = min(text.num_targets, window + _SHORT_WINDOWS * stride)
     # Whole strides: what a shorter last one does is the protocol's own affair.
     length -= (length - window) % stride
-    start = (text.num_targets - length) // 2
-    tokens = text.tokens[start : start + length + 1]
-    score = run_command_in(sandbox, folder, case.artifact.name, lay_out_data(sandbox, text, tokens))
-    return ShortText(tokens, window, stride, score.val_loss)
+    return (text.num_targets - length) // 2, length, window, stride
+
+
+def _short_stream(case: Case) -> tuple[int, int, int, int]:
+    """A few chunks around the start of a document, as one window: what is carried on there is seen in the score."""
+    text = case.text
+    length = min(text.num_targets, _SHORT_CHUNKS * case.claimed.chunk, _SHORT_STREAM)
+    middle = int(text.starts[len(text.starts) // 2])
+    return min(max(0, middle - length // 2), text.num_targets - length), length, length, length
 
 
 def _near(implied: float, counted: int) -> float:

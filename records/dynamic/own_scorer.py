@@ -17,23 +17,30 @@ import torch
 def sixteen_scorer(artifact: str) -> "SixteenScorer":
     """The scorer of the record that `artifact` lies in; computes in fp32 on the CPU."""
     code = _twin_of(Path(artifact).resolve().parent)
-    return SixteenScorer(code.open_packed(artifact, code.Machine()).model)
+    packed = code.open_packed(artifact, code.Machine())
+    restarts = getattr(packed.recipe.eval, "documents", "") == "restart"
+    return SixteenScorer(packed.model, code.BOS_ID if restarts else -1)
 
 
 class SixteenScorer:
-    """Feeds the model without a window: its context is the whole stream."""
+    """Feeds the model without a window: its context is the whole stream, or the document where those are apart."""
 
     adaptive = False
-    # The published evaluation is over one flat text: the document before is part of the context.
-    isolates_documents = False
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def __init__(self, model: Any, restart: int) -> None:
+        """`restart` is the token before which the state is dropped; -1, which is none: it is carried on."""
+        self._model, self._restart = model, restart
+        self.isolates_documents = restart >= 0
 
     @torch.inference_mode()
     def log_probs(self, tokens: np.ndarray, state: Any) -> tuple[torch.Tensor, Any]:
-        logits, state = self._model.logits(torch.from_numpy(tokens)[None], state)
-        return torch.log_softmax(logits[0].float(), dim=-1), state
+        rows = []
+        for piece in np.split(tokens, np.flatnonzero(tokens[1:] == self._restart) + 1):
+            if piece[0] == self._restart:
+                state = None
+            logits, state = self._model.logits(torch.from_numpy(piece)[None], state)
+            rows.append(torch.log_softmax(logits[0].float(), dim=-1))
+        return torch.cat(rows), state
 
 
 def _twin_of(folder: Path) -> Any:

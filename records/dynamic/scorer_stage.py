@@ -53,18 +53,18 @@ def _probed(case: Case, bench: ScorerBench) -> Iterator[Probe]:
 
 
 def _like_the_command(short: ShortText, bench: ScorerBench) -> Probe:
-    """Whether the probed scorer, in the windows that are claimed, scores what the record's own command does."""
+    """Whether the probed scorer, in windows or a stream as is claimed, scores what the record's own command does."""
     tokens, nats = short.tokens.astype(np.int64), []
     for start, end, scored in short.spans():
         rows = bench.rows(tokens[start:end], [MAX_CHUNK])[-scored:]
         nats.append(nats_of(rows, tokens[end - scored + 1 : end + 1]))
-    mean, windows = float(np.concatenate(nats).mean()), len(nats)
-    evidence = f"{windows} windows: the command {short.val_loss:.6f}, the scorer {mean:.6f} nats a token"
+    mean, spans = float(np.concatenate(nats).mean()), len(nats)
+    evidence = f"{spans} spans: the command {short.val_loss:.6f}, the scorer {mean:.6f} nats a token"
     findings, apart = [], abs(mean - short.val_loss)
     if apart > _BOUND:
         severity = "doubtful" if apart <= _BOUND_AT_MOST else None
         findings.append(broken("other-scorer", f"{apart:.2e} nats a token apart", evidence, severity))
-    return probe_of("scorer is the command", f"{apart:.1e} nats a token apart on {windows} windows", findings)
+    return probe_of("scorer is the command", f"{apart:.1e} nats a token apart on {spans} spans", findings)
 
 
 def _streamed(case: Case, bench: ScorerBench) -> Probe:

@@ -36,7 +36,7 @@ class Case:
 
 @dataclass(frozen=True)
 class ShortText:
-    """A few windows of the validation text and what the record's own command says of them."""
+    """A few windows of the validation text, or a stream as one, and what the record's own command says of them."""
 
     tokens: np.ndarray  # uint16 [N + 1]
     window: int

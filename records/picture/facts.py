@@ -77,7 +77,7 @@ class PictureFacts:
             stages.append(("from the bytes, plain windows", plain))
         # Scripts print their last score twice, with four decimals and with eight.
         exact = {entry.label.removesuffix("_exact"): entry.val_bpb for entry in log.scores}
-        ours = [label for label in exact if label.startswith("sliding ")]
+        ours = [label for label in exact if label.startswith(("sliding ", "stream "))]
         return stages + [
             (f"from the bytes, {label}" if label in ours else label, value)
             for label, value in exact.items()
