@@ -25,7 +25,7 @@ demo: $(READY) $(DATA)
 test: $(READY)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2
 
 bench: $(READY) $(DATA)
 	$(PYTHON) -m benchmarks

@@ -3,6 +3,7 @@
 import torch
 
 from compress.container import pack, unpack
+from compress.expected import Expected
 from quantize.plan import quantize
 from recipes.packed import parameter_shapes
 from recipes.recipe import load_recipe
@@ -16,7 +17,7 @@ def pack_gaussian_model() -> int:
     weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     artifact = pack(quantize(weights, recipe.pack.plan), config={})
     weights.clear()
-    if unpack(artifact, lambda _: shapes)[1].keys() != shapes.keys():
+    if unpack(artifact, lambda _: Expected(shapes))[1].keys() != shapes.keys():
         raise RuntimeError("the packed model lost tensors")
     return len(artifact)
 

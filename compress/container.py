@@ -11,13 +11,14 @@ proves that a file is what its author wrote. README.md has the format on half a 
 import hashlib
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from compress.coder import decode, encode
+from compress.coder import ZSTD22, Coder, decode, encode
+from compress.expected import Expected, checked_kinds
 from compress.header import MAX_HEADER_BYTES, Header, StoredGroup, format_header, parse_header
-from compress.kinds import kind_named, kind_of
+from compress.kinds import Kind, Shapes, kind_named, kinds_for
 from quantize.grid import Codes
 from quantize.groups import group_of
 from runtime.errors import UserError
@@ -27,7 +28,7 @@ FORMAT_VERSION = 1
 PREFIX = struct.Struct("<4sBBII")
 CHECKSUM_BYTES = hashlib.sha256().digest_size
 # The header names the coder of the streams, so its own cannot depend on it.
-HEADER_CODER = "zstd22"
+HEADER_CODER = ZSTD22
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,13 @@ def pack(
     codes: Codes,
     *,
     config: dict[str, Any],  # JSON: what the reader needs to build the model
-    coder: str = "zstd22",
+    coder: Coder = ZSTD22,
+    kinds: tuple[Kind, ...] = (),  # storage kinds beyond the basic ones, tried before them
 ) -> bytes:
-    """The artifact. The same codes, config and coder give the same bytes, whatever the order of the dictionaries.
+    """The artifact. The same arguments give the same bytes, whatever the order of the dictionaries.
 
-    Raises UserError for tensors that no storage kind takes, an unknown coder, and a config that is not JSON.
+    Tensors that several of `kinds` take are stored in the smallest form. Raises UserError for tensors that no storage
+    kind takes, and a config that is not JSON.
 
     >>> import torch
     >>> config, codes = unpack(pack({"gain": torch.ones(3)}, config={"recipe": "demo"}))
@@ -56,12 +59,14 @@ def pack(
     """
     groups: list[StoredGroup] = []
     streams: list[bytes] = []
-    for kind, names in _grouped(codes):
+    for fitting, names in _grouped(codes, kinds):
         tensors = [codes[name] for name in names]
-        encoded = [encode(stream, coder) for stream in kind_named(kind).pack(tensors)]
-        groups.append(StoredGroup(kind, names, [list(tensor.shape) for tensor in tensors], [*map(len, encoded)]))
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        forms = {kind: _encoded(kind_named(kind, kinds), tensors, shapes, coder) for kind in fitting}
+        kind, encoded = min(forms.items(), key=lambda form: sum(map(len, form[1])))
+        groups.append(StoredGroup(kind, names, [list(shape) for shape in shapes], [*map(len, encoded)]))
         streams += encoded
-    text = format_header(Header(coder, config, groups))
+    text = format_header(Header(coder.name, config, groups))
     header = encode(text, HEADER_CODER)
     body = b"".join([PREFIX.pack(MAGIC, FORMAT_VERSION, 0, len(header), len(text)), header, *streams])
     return body + hashlib.sha256(body).digest()
@@ -69,20 +74,21 @@ def pack(
 
 def unpack(
     data: bytes,
-    expected: Callable[[dict[str, Any]], Mapping[str, Sequence[int]]] | None = None,  # config -> shapes by name
+    expected: Callable[[dict[str, Any]], Expected] = lambda config: Expected(),  # by the config in the header
 ) -> tuple[dict[str, Any], Codes]:
     """The config and the codes of an artifact.
 
-    Names and shapes are held against `expected(config)` before anything is allocated for them. Raises UserError for
-    bytes that are damaged, not an artifact, or not this model's.
+    The header is held against `expected(config)` before anything is allocated. Raises UserError for bytes that are
+    damaged, not an artifact, or not this model's.
     """
     layout = read_layout(data)
-    if expected is not None:
-        _check_shapes(layout.header.shapes, expected(layout.header.config))
+    wanted = expected(layout.header.config)
+    kinds = checked_kinds(layout.header, wanted)
     codes: Codes = {}
-    for group, streams in zip(layout.header.groups, layout.streams, strict=True):
-        decoded = [decode(stream, layout.header.coder, size) for stream, size in zip(streams, group.sizes, strict=True)]
-        codes |= zip(group.names, kind_named(group.kind).unpack(decoded, group.shape_tuples), strict=True)
+    for group, kind, streams in zip(layout.header.groups, kinds, layout.streams, strict=True):
+        pairs = zip(streams, kind.sizes(group.shape_tuples), strict=True)
+        decoded = [bytes(stream) if size is None else decode(stream, wanted.coder, size) for stream, size in pairs]
+        codes |= zip(group.names, kind.unpack(decoded, group.shape_tuples), strict=True)
     return layout.header.config, {name: codes[name] for name in sorted(codes)}
 
 
@@ -129,13 +135,19 @@ def _checked_body(data: bytes) -> memoryview:
     return body
 
 
-def _grouped(codes: Codes) -> Iterator[tuple[str, list[str]]]:
-    """(kind, names) of every group, in the order of the file."""
-    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+def _grouped(codes: Codes, kinds: tuple[Kind, ...]) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """(names of the kinds that can store it, names of its tensors) of every group, in the order of the file."""
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for name in sorted(codes):
-        groups[group_of(name), kind_of(name, codes[name])].append(name)
-    for (_, kind), names in sorted(groups.items()):
-        yield kind, names
+        groups[group_of(name), kinds_for(name, codes[name], kinds)].append(name)
+    for (_, fitting), names in sorted(groups.items()):
+        yield fitting, names
+
+
+def _encoded(kind: Kind, tensors: list, shapes: Shapes, coder: Coder) -> list[bytes]:
+    """The streams of one group as they are stored."""
+    pairs = zip(kind.pack(tensors), kind.sizes(shapes), strict=True)
+    return [stream if size is None else encode(stream, coder) for stream, size in pairs]
 
 
 def _cut_streams(body: memoryview, groups: list[StoredGroup]) -> Iterator[list[memoryview]]:
@@ -145,14 +157,3 @@ def _cut_streams(body: memoryview, groups: list[StoredGroup]) -> Iterator[list[m
             streams.append(body[:length])
             body = body[length:]
         yield streams
-
-
-def _check_shapes(found: dict[str, tuple[int, ...]], expected: Mapping[str, Sequence[int]]) -> None:
-    for name in sorted(found.keys() | expected.keys()):
-        has, wants = found.get(name), expected.get(name)
-        if wants is None:
-            raise UserError(f"the artifact must hold the tensors of its model, {name} {has} is not one of them")
-        if has is None:
-            raise UserError(f"the artifact must hold every tensor of its model, {name} {tuple(wants)} is missing")
-        if has != tuple(wants):
-            raise UserError(f"{name} must have the shape {tuple(wants)} of the model, the artifact has {has}")

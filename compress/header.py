@@ -1,7 +1,8 @@
 """The artifact's header: what the file holds, read from bytes that anybody may have written.
 
 It is canonical JSON (sorted keys, no spaces, ASCII), so the same header is the same bytes, and a header in any other
-spelling is refused. Sizes are not written down where they follow from shapes: what is not there cannot be wrong.
+spelling is refused. Sizes are not written down where they follow from shapes: what is not there cannot be wrong. What
+a coder and a kind of these names are is known only once the config has said which recipe to ask (`compress.expected`).
 
     {"coder": NAME, "config": {...}, "groups": [{"kind": NAME, "names": [...], "shapes": [...], "stored": [...]}, ...]}
 
@@ -10,17 +11,16 @@ spelling is refused. Sizes are not written down where they follow from shapes: w
 
 import json
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any
 
-from compress.coder import coder_named
-from compress.kinds import kind_named
 from quantize.groups import group_of
 from runtime.errors import UserError
 
 # A model of 132 tensors needs 10 kB. Nesting is bounded by the JSON reader itself.
 MAX_HEADER_BYTES = 2**20
-# All streams decoded: thirty artifacts' worth. It bounds what a file can ask for before anybody knows its shapes.
-MAX_DECODED_BYTES = 2**29
+# Twice the weights of one bit that 16,000,000 bytes hold: what a file can ask for before anybody knows its shapes.
+MAX_NUMBERS = 2**28
 MAX_NAME_LENGTH = 200
 MAX_DIMENSIONS = 8
 
@@ -41,19 +41,13 @@ class StoredGroup:
             _check_tensor(name, shape)
         if len({group_of(name) for name in self.names}) > 1:
             raise UserError(f"tensors of one group must differ in numbers only, {self.names[0]} has others beside it")
-        streams = len(kind_named(self.kind).labels)
-        if len(self.stored) != streams or any(type(length) is not int or length < 0 for length in self.stored):
-            raise UserError(f"{self.group} must give {streams} stream lengths, got {str(self.stored)[:40]}")
+        if any(type(length) is not int or length < 0 for length in self.stored):
+            raise UserError(f"the stream lengths of {self.group} must be numbers of bytes, got {str(self.stored)[:40]}")
 
     @property
     def group(self) -> str:
         """The name that its tensors share, layer numbers folded."""
         return group_of(self.names[0])
-
-    @property
-    def sizes(self) -> list[int]:
-        """Bytes of each stream before coding."""
-        return kind_named(self.kind).sizes(self.shape_tuples)
 
     @property
     def shape_tuples(self) -> list[tuple[int, ...]]:
@@ -63,24 +57,21 @@ class StoredGroup:
 
 @dataclass(frozen=True)
 class Header:
-    """Everything but the numbers. Raises UserError for an unknown coder, a name given twice, or an absurd total."""
+    """Everything but the numbers. Raises UserError for a name given twice and for an absurd total."""
 
     coder: str
     config: dict[str, Any]
     groups: list[StoredGroup]
 
     def __post_init__(self) -> None:
-        coder_named(self.coder)
         seen: set[str] = set()
         for name in (name for group in self.groups for name in group.names):
             if name in seen:
                 raise UserError(f"a tensor must stand in the artifact once, {name} stands there twice")
             seen.add(name)
-        total = sum(sum(group.sizes) for group in self.groups)
-        if total > MAX_DECODED_BYTES:
-            raise UserError(
-                f"an artifact must decode to at most {MAX_DECODED_BYTES:,} bytes, its header says {total:,}"
-            )
+        total = sum(map(prod, self.shapes.values()))
+        if total > MAX_NUMBERS:
+            raise UserError(f"an artifact must hold at most {MAX_NUMBERS:,} numbers, its header says {total:,}")
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -8,7 +8,8 @@ from math import prod
 from typing import Any
 
 from compress.container import CHECKSUM_BYTES, Layout, read_layout
-from compress.kinds import kind_named
+from compress.expected import kind_of_group
+from compress.kinds import Kind
 from runtime.errors import UserError
 
 BUDGET = 16_000_000
@@ -107,10 +108,12 @@ def build_ledger(
     artifact: bytes,
     code_files: dict[str, int],  # bytes by file name
     budget: int = BUDGET,
+    kinds: tuple[Kind, ...] = (),  # storage kinds of the recipe, beyond the basic ones
 ) -> Ledger:
     """The ledger of an artifact and its code. Raises UserError for bytes that are no whole artifact."""
     layout = read_layout(artifact)
-    return Ledger(_entries(layout), layout.header_bytes, CHECKSUM_BYTES, dict(sorted(code_files.items())), budget)
+    entries = _entries(layout, kinds)
+    return Ledger(entries, layout.header_bytes, CHECKSUM_BYTES, dict(sorted(code_files.items())), budget)
 
 
 def check_budget(ledger: Ledger) -> None:
@@ -125,11 +128,11 @@ def check_budget(ledger: Ledger) -> None:
     )
 
 
-def _entries(layout: Layout) -> tuple[LedgerEntry, ...]:
+def _entries(layout: Layout, kinds: tuple[Kind, ...]) -> tuple[LedgerEntry, ...]:
     entries = []
     for group in layout.header.groups:
         costs = {"data": 0, "scales": 0}
-        for label, size in zip(kind_named(group.kind).labels, group.stored, strict=True):
+        for label, size in zip(kind_of_group(group, kinds).labels, group.stored, strict=True):
             costs[label] += size
         elements = sum(prod(shape) for shape in group.shapes)
         entries.append(LedgerEntry(group.group, group.kind, len(group.names), elements, **costs))

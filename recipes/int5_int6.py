@@ -9,6 +9,7 @@ The embedding stays fp16; int6, an option of that request, is `embedding=INT6` i
 Papers: pull requests 162, 180 and 465 (SmearGate, BigramHash, OrthoInit, SWA); SWA, arXiv 1803.05407.
 """
 
+from compress.coder import ZSTD22
 from eval.sliding import EvalConfig
 from model.attention import AttentionConfig
 from model.embed import SmearBigramConfig
@@ -48,7 +49,7 @@ def int5_int6() -> Recipe:
             warmdown=WarmdownSteps(3000),
         ),
         average=SWAConfig(every=50, start=0.5),
-        pack=PackConfig(plan=int5_int6_plan(num_layers=10), coder="zstd22"),
+        pack=PackConfig(plan=int5_int6_plan(num_layers=10), coder=ZSTD22),
         eval=EvalConfig(window=2048, stride=64),
         record=RecordConfig(
             title="Int5Int6",
