@@ -15,6 +15,7 @@ import torch
 
 from benchmarks.row import append_rows, rows_table
 from benchmarks.throughput import evaluation_share, training_share
+from ops.delta_rule.gpu_bench import cuda_milliseconds, delta_rule_gpu_rows
 from recipes.recipe import load_recipe
 from recipes.stages import recipe_dataset
 from runtime.command import exit_with
@@ -22,7 +23,10 @@ from runtime.errors import UserError
 from runtime.machine import start_machine
 from runtime.source import repository_root
 
-TESTS = ("test_ops.py", "test_model.py", "test_optim.py", "test_eval.py", "test_tiny.py", "test_invariants.py")
+TESTS = (
+    *("test_ops.py", "test_delta_rule_kernel.py", "test_model.py", "test_optim.py", "test_eval.py", "test_tiny.py"),
+    "test_invariants.py",
+)
 
 
 def run_gpu_suite() -> int:
@@ -40,7 +44,9 @@ def run_gpu_suite() -> int:
     os.environ.setdefault("DATA_PATH", _speeches(root))
     machine, recipe = start_machine(), load_recipe("int5_int6")
     recipe_dataset(recipe)
-    rows = [training_share(machine, recipe), evaluation_share(machine, recipe)]
+    rows, times = delta_rule_gpu_rows(machine.device, cuda_milliseconds)
+    print(times)  # noqa: T201
+    rows += [training_share(machine, recipe), evaluation_share(machine, recipe)]
     print(rows_table(rows))  # noqa: T201
     append_rows(rows, machine.hardware, "make gpu")
     training = [str(root / "train_gpt.py"), "int5_int6", "--train.seconds", "60", "--eval.stride", "512"]

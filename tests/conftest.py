@@ -53,7 +53,7 @@ def run_tiny(workplace: Path, monkeypatch: pytest.MonkeyPatch):
 
     def run(recipe: str, run_id: str, **changes: object) -> Path:
         monkeypatch.setenv("RUN_ID", run_id)
-        assert main([recipe, *tiny(**changes)]) == 0
+        assert main([recipe, *tiny(recipe, **changes)]) == 0
         return workplace / "runs" / run_id
 
     return run
