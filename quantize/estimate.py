@@ -13,6 +13,7 @@ from statistics import NormalDist
 
 from quantize.grid import Grid
 from quantize.plan import Rule, rule_for
+from quantize.trellis import TrellisGrid
 
 # Packed size over prediction, measured on Gaussian numbers (see `estimate_bytes`): codes, fp16, fp32, fp16 row scales.
 CODER_FACTOR = 1.012
@@ -61,5 +62,10 @@ def _tensor_bytes(shape: Sequence[int], rule: Rule) -> float:
     if not isinstance(rule.store, Grid):
         return elements * rule.bits / 8 * FLOAT_FACTOR[rule.store]
     rows = shape[0] if len(shape) == 2 else 1
-    step = expected_maximum(elements // max(rows, 1)) / rule.store.clip
-    return elements * gaussian_bits(step) / 8 * CODER_FACTOR + 2 * rows * SCALE_FACTOR
+    # Rules by rate say the step in standard deviations; under the others the largest weight of a row decides.
+    k = getattr(rule.scale, "k", expected_maximum(elements // max(rows, 1)))
+    # On a trellis every other code is allowed, so that it costs what twice the step does.
+    step = k / rule.store.clip * (2 if isinstance(rule.store, TrellisGrid) else 1)
+    # Three codes are too few for the formula, and about as frequent as each other.
+    bits = log2(3) if rule.store.clip == 1 else gaussian_bits(step)
+    return elements * bits / 8 * CODER_FACTOR + 2 * rows * SCALE_FACTOR

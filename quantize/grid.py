@@ -10,7 +10,7 @@ weight of a row falls, so the one code beyond it, `lowest` of int4 to int7, is n
 The ternary grid is that of BitNet b1.58, arXiv 2402.17764.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -49,6 +49,22 @@ class Grid:
         """Bits of the narrowest integer that holds every code."""
         return (self.highest - self.lowest).bit_length()
 
+    def rounder(self, values: Tensor) -> Callable[[Tensor], Tensor]:
+        """What rounds numbers in units of the scale to codes, still as floats; `values` are all there will be, about.
+
+        Here each goes to the nearest code by itself, ties to the even one; a grid with a memory overrides this.
+        """
+        return self.nearest
+
+    def nearest(self, values: Tensor) -> Tensor:
+        return values.round().clamp(self.lowest, self.highest)
+
+    def check(self, integers: Tensor) -> None:
+        """Raises UserError for integers that are no codes of this grid."""
+        low, high = map(int, integers.aminmax()) if integers.numel() else (0, 0)
+        if low < self.lowest or high > self.highest:
+            raise UserError(f"codes on {self.name} must lie in {self.lowest} to {self.highest}, got {low} to {high}")
+
 
 TERNARY = Grid("ternary", lowest=-1, highest=1, clip=1)
 INT4 = Grid("int4", lowest=-8, highest=7, clip=7)
@@ -77,10 +93,7 @@ class Coded:
             raise UserError(
                 f"the scale of codes {list(shape)} must have one of the shapes {allowed}; got {list(self.scale.shape)}"
             )
-        low, high = map(int, self.integers.aminmax()) if shape.numel() else (0, 0)
-        if low < self.grid.lowest or high > self.grid.highest:
-            allowed = f"{self.grid.lowest} to {self.grid.highest}"
-            raise UserError(f"codes on {self.grid.name} must lie in {allowed}, got {low} to {high}")
+        self.grid.check(self.integers)
 
     @property
     def shape(self) -> torch.Size:
@@ -117,8 +130,9 @@ def scale_shapes(shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
 
 
 def nearest_codes(weight: Tensor, scale: Tensor, grid: Grid) -> Tensor:
-    """The integers nearest to weight / scale within the grid, still as fp32; ties go to the even one."""
-    return (weight.float() / spread_scale(scale, weight)).round().clamp(grid.lowest, grid.highest)
+    """The integers that weight / scale becomes on the grid, still as fp32."""
+    values = weight.float() / spread_scale(scale, weight)
+    return grid.rounder(values)(values)
 
 
 def spread_scale(scale: Tensor, weight: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ codes = quantize(weights, plan)
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -20,6 +21,9 @@ from runtime.errors import UserError
 
 PASS_THROUGH = {"fp16": torch.float16, "fp32": torch.float32}
 
+# (weights of one shape by name, grid, scale rule, moments of their inputs by name) -> codes by name
+Method = Callable[[Mapping[str, Tensor], Grid, ScaleRule, Mapping[str, Tensor]], Mapping[str, Coded]]
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -29,6 +33,7 @@ class Rule:
     store: Grid | Literal["fp16", "fp32"]
     pattern: str | None = None  # a regular expression, searched for in the tensor's name
     scale: ScaleRule = RowMax()
+    method: Method | None = None  # None: each weight by itself
     min_elements: int | None = None  # inclusive
     max_elements: int | None = None  # inclusive
     ndim: int | None = None
@@ -78,32 +83,44 @@ def rule_for(name: str, shape: Sequence[int], plan: tuple[Rule, ...]) -> Rule:
     )
 
 
+def plan_grids(plan: tuple[Rule, ...]) -> list[Grid]:
+    """The grids that the rules store on, in their order."""
+    return [rule.store for rule in plan if isinstance(rule.store, Grid)]
+
+
 def quantize(
     weights: Mapping[str, Tensor],  # floating point, any device; left as they are
     plan: tuple[Rule, ...],
     prune: float | None = None,  # the share of the smallest |w| of large matrices set to 0 first
+    hessians: Mapping[str, Tensor] | None = None,  # by name, [cols, cols]: moments of the inputs, where a method asks
 ) -> Codes:
     """The codes of a model, on the CPU, in the order of their names.
 
-    Raises UserError for a tensor that no rule matches, that is not floating point or not finite, or whose values or
-    scales are beyond fp16.
+    Raises UserError for a tensor that no rule matches, that is not floating point or not finite, whose values or scales
+    are beyond fp16, or whose method lacks the moment of its inputs.
     """
-    return {
-        name: _store(name, weights[name], rule_for(name, weights[name].shape, plan), prune) for name in sorted(weights)
-    }
+    batches: dict[tuple[Rule, Sequence[int]], list[str]] = defaultdict(list)
+    for name in sorted(weights):
+        batches[rule_for(name, weights[name].shape, plan), weights[name].shape].append(name)
+    codes: Codes = {}
+    for (rule, _), names in batches.items():
+        batch = {name: _prepared(name, weights[name], prune) for name in names}
+        codes |= rule.method(batch, rule.store, rule.scale, hessians or {}) if rule.method else _each(batch, rule)
+        for name, weight in batch.items():
+            _refuse_overflow(name, codes[name], weight)
+    return {name: codes[name] for name in sorted(codes)}
 
 
-def _store(name: str, weight: Tensor, rule: Rule, prune: float | None) -> Coded | Tensor:
+def _each(batch: Mapping[str, Tensor], rule: Rule) -> Codes:
+    """Every number of the batch by itself."""
+    if not isinstance(rule.store, Grid):
+        return {name: weight.to(PASS_THROUGH[rule.store]) for name, weight in batch.items()}
+    return {name: round_to_grid(weight, rule.scale(weight, rule.store), rule.store) for name, weight in batch.items()}
+
+
+def _prepared(name: str, weight: Tensor, prune: float | None) -> Tensor:
     weight = _finite_on_cpu(name, weight)
-    if prune is not None:
-        weight = prune_smallest(weight, prune)
-    if isinstance(rule.store, Grid):
-        scale = rule.scale(weight, rule.store)
-        _refuse_overflow(name, scale, weight)
-        return round_to_grid(weight, scale, rule.store)
-    kept = weight.to(PASS_THROUGH[rule.store])
-    _refuse_overflow(name, kept, weight)
-    return kept
+    return weight if prune is None else prune_smallest(weight, prune)
 
 
 def _finite_on_cpu(name: str, weight: Tensor) -> Tensor:
@@ -117,9 +134,9 @@ def _finite_on_cpu(name: str, weight: Tensor) -> Tensor:
     return copy
 
 
-def _refuse_overflow(name: str, stored: Tensor, weight: Tensor) -> None:
+def _refuse_overflow(name: str, stored: Coded | Tensor, weight: Tensor) -> None:
     """Stored values, or scales, must have stayed finite in fp16."""
-    if not stored.isfinite().all():
+    if not (stored.scale if isinstance(stored, Coded) else stored).isfinite().all():
         largest = weight.abs().max().item()
         raise UserError(
             f"fp16 numbers reach 65504, {name} needs more: its largest |w| is {largest:g}; store it as fp32"

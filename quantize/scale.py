@@ -36,7 +36,7 @@ class RowMax:
     """
 
     def __call__(self, weight: Tensor, grid: Grid) -> Tensor:
-        return _fp16_scale(_row_magnitudes(weight).amax(dim=1) / grid.clip, weight)
+        return _fp16_scale(rows_of(weight).abs().amax(dim=1) / grid.clip, weight)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class RowPercentile:
             raise UserError(f"a quantile must lie in (0, 1], got {self.quantile}; the baseline's is 0.9999984")
 
     def __call__(self, weight: Tensor, grid: Grid) -> Tensor:
-        clip = row_quantile(_row_magnitudes(weight), self.quantile)
+        clip = row_quantile(rows_of(weight).abs(), self.quantile)
         return _fp16_scale(clip.clamp_min(1.0) / grid.clip, weight)
 
 
@@ -82,9 +82,9 @@ class MeanMagnitude:
     def __call__(self, weight: Tensor, grid: Grid) -> Tensor:
         flat = weight.float().abs().reshape(-1)
         if not self.per_block or flat.numel() <= BLOCK:
-            return _stored_scale(flat.mean()) if flat.numel() else flat.new_full((), SMALLEST_SCALE).half()
+            return stored_scale(flat.mean()) if flat.numel() else flat.new_full((), SMALLEST_SCALE).half()
         padded = torch.nn.functional.pad(flat, (0, -flat.numel() % BLOCK))
-        return _stored_scale(padded.view(-1, BLOCK).mean(dim=1, keepdim=True))
+        return stored_scale(padded.view(-1, BLOCK).mean(dim=1, keepdim=True))
 
 
 def row_quantile(
@@ -104,20 +104,20 @@ def row_quantile(
     return torch.lerp(lower, upper, position - below)
 
 
-def _row_magnitudes(weight: Tensor) -> Tensor:
-    """|w| as [rows, cols] in fp32: one row for what is no matrix, a zero in rows that are empty."""
+def rows_of(weight: Tensor) -> Tensor:
+    """A weight as [rows, cols] in fp32: one row for what is no matrix, a zero in rows that are empty."""
     rows = weight.shape[0] if weight.ndim == 2 else 1
     if weight.numel() == 0:
         return weight.new_zeros(rows, 1, dtype=torch.float32)
-    return weight.float().abs().reshape(rows, -1)
+    return weight.float().reshape(rows, -1)
 
 
 def _fp16_scale(scale: Tensor, weight: Tensor) -> Tensor:
     """[rows] in fp32 -> fp16, [rows] for a matrix and 0-d for the rest."""
-    return _stored_scale(scale).reshape(weight.shape[:1] if weight.ndim == 2 else ())
+    return stored_scale(scale).reshape(weight.shape[:1] if weight.ndim == 2 else ())
 
 
-def _stored_scale(scale: Tensor) -> Tensor:
+def stored_scale(scale: Tensor) -> Tensor:
     """fp32 of any shape -> fp16, never so small that nothing can be divided by it."""
     return nearest_fp16(scale.clamp_min(SMALLEST_SCALE)).half()
 
