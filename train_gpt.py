@@ -54,6 +54,7 @@ def main(arguments: list[str]) -> int:
     run_id = choose_run_id(recipe)
     machine = start_machine(recipe.train.compute_dtype or resumed_dtype(RunFolder.named(run_id).checkpoint))
     recipe.train.check(machine.world_size)
+    recipe.eval.check_for(recipe.model)
     run = open_run(recipe, overrides, run_id, machine.is_main)
     machine.barrier()
     tell = Teller(RunLog(run.path if machine.is_main else None), recipe, machine, validation.bytes_per_token)
@@ -61,8 +62,13 @@ def main(arguments: list[str]) -> int:
     tell.header(run, trainer, resumed=trainer.resume(run.checkpoint))
     if not train(recipe, trainer, validation, run.checkpoint, tell):
         return TerminationRequest.EXIT_CODE
+    quantizer = recipe.pack.quantizer
+    moments = quantizer.moments(trainer, tell) if quantizer else {}
     if machine.is_main:
-        save_checkpoint(run.weights, trainer.weights, {"fingerprint": trainer.identity, "step": trainer.step})
+        facts = {"fingerprint": trainer.identity, "step": trainer.step}
+        save_checkpoint(run.weights, trainer.weights, facts)
+        if moments:
+            save_checkpoint(run.moments, moments, facts)
     machine.barrier()
     package(run, tell)
     return 0
@@ -80,8 +86,9 @@ def build_trainer(recipe: Recipe, dataset: Dataset, machine: Machine) -> Trainer
         world_size=machine.world_size,
         vocab_size=dataset.vocab_size,
     )
-    return Trainer(
-        recipe.train,
+    quantizer = recipe.pack.quantizer
+    return recipe.trainer(
+        quantizer.before(recipe.train) if quantizer else recipe.train,
         model=model,
         # A default recipe on the CPU must not wait a minute for the compiler.
         forward=torch.compile(model) if machine.on_cuda else model,
@@ -127,7 +134,7 @@ def package(run: RunFolder, tell: Teller) -> None:
     """weights -> codes -> bytes -> score from those bytes -> text -> record."""
     machine = tell.machine
     if machine.is_main:
-        codes = quantize_run(run)
+        codes = quantize_run(run, tell.note)
         tell.codes(codes)
         tell.ledger(compress_run(run))
     machine.barrier()

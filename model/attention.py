@@ -34,6 +34,11 @@ class AttentionConfig:
     has_bounded_state: ClassVar[bool] = False
 
     def build(self, dim: int) -> "Attention":
+        self.check(dim)
+        return Attention(self, dim)
+
+    def check(self, dim: int) -> None:
+        """Raises UserError where heads do not divide."""
         if dim % self.num_heads or (dim // self.num_heads) % 2:
             raise UserError(
                 f"the width must be an even multiple of the heads: {self.num_heads} heads do not fit width {dim}; "
@@ -45,7 +50,6 @@ class AttentionConfig:
                 f"key/value heads must divide the heads: {self.num_kv_heads} do not divide {self.num_heads}; "
                 f"nearest {min(divisors, key=lambda n: abs(n - self.num_kv_heads))}"
             )
-        return Attention(self, dim)
 
     def mixing_flops(self, dim: int, window: int) -> float:
         """Forward operations a token beyond the matrices: scores and weighted values of half a window on average."""

@@ -21,8 +21,8 @@ class LinearConfig:
 
     weight_map: WeightMap | None = None
 
-    def build(self, in_features: int, out_features: int) -> Linear:
-        return Linear(in_features, out_features, self.weight_map)
+    def build(self, in_features: int, out_features: int, zero_init: bool = False) -> Linear:
+        return Linear(in_features, out_features, self.weight_map, zero_init)
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class BitLinearConfig:
     norm: NormConfig | NoNormConfig = NoNormConfig()
     activation_map: Callable[[Tensor], Tensor] | None = None
 
-    def build(self, in_features: int, out_features: int) -> "BitLinear":
-        return BitLinear(self, in_features, out_features)
+    def build(self, in_features: int, out_features: int, zero_init: bool = False) -> "BitLinear":
+        return BitLinear(self, in_features, out_features, zero_init)
 
 
 class BitLinear(Linear):
     """[..., in_features] -> [..., out_features]."""
 
-    def __init__(self, config: BitLinearConfig, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, config.weight_map)
+    def __init__(self, config: BitLinearConfig, in_features: int, out_features: int, zero_init: bool) -> None:
+        super().__init__(in_features, out_features, config.weight_map, zero_init)
         self.norm = config.norm.build(in_features)
         self.activation_map = config.activation_map
 

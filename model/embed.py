@@ -30,6 +30,14 @@ class Table(nn.Module):
         return F.embedding(ids, self.weight).to(dtype)
 
 
+class UntiedHead(Table):
+    """A head of its own, [vocab_size, dim], that starts as a torch.nn.Linear does."""
+
+    def reset_parameters(self) -> None:
+        bound = self.weight.shape[1] ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+
+
 @dataclass(frozen=True)
 class TokenEmbeddingConfig:
     """x = RMS(E[tokens]), the organisers' baseline; E starts at N(0, init_std)."""

@@ -6,22 +6,24 @@ arithmetic three times; a forward token a third of that. Tables and the tied hea
 
 import torch
 
+from model.baka.model import BakaConfig
 from model.gpt import GPTConfig
 from model.linear import Linear
+from model.pristine.model import PristineConfig
 from model.stack import StackConfig
 
 
-def forward_flops_per_token(config: GPTConfig | StackConfig, window: int) -> float:
+def forward_flops_per_token(config: GPTConfig | StackConfig | BakaConfig | PristineConfig, window: int) -> float:
     """Operations of one token's forward pass in windows of `window` tokens."""
     return 2 * matrix_parameters(config) + config.mixing_flops(window)
 
 
-def training_flops_per_token(config: GPTConfig | StackConfig, window: int) -> float:
+def training_flops_per_token(config: GPTConfig | StackConfig | BakaConfig | PristineConfig, window: int) -> float:
     """Operations of one token forward and backward."""
     return 3 * forward_flops_per_token(config, window)
 
 
-def matrix_parameters(config: GPTConfig | StackConfig) -> int:
+def matrix_parameters(config: GPTConfig | StackConfig | BakaConfig | PristineConfig) -> int:
     """Elements of every Linear of the model."""
     with torch.device("meta"):
         model = config.build()

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import AttentionConfig
+from model.deltanet import DeltaNetConfig
 from model.embed import SmearBigramConfig, TokenEmbeddingConfig
 from model.language_model import LanguageModel
 from model.linear import Linear
 from model.mlp import MLPConfig
+from model.sliding_attention import SlidingAttentionConfig
 from ops.rms_norm.fused import rms_norm
 
 
@@ -29,7 +31,7 @@ from ops.rms_norm.fused import rms_norm
 class LayerConfig:
     """One layer: a token mixer and a feed-forward part. A different model is a different tuple of these."""
 
-    mixer: AttentionConfig
+    mixer: AttentionConfig | SlidingAttentionConfig | DeltaNetConfig
     mlp: MLPConfig
 
 

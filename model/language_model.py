@@ -27,6 +27,11 @@ class LanguageModel(nn.Module):
         self.compute_dtype = compute_dtype
         self.embed = config.embed.build(config.vocab_size, config.dim)
 
+    @property
+    def head_table(self) -> Tensor:
+        """What makes logits of the last residual, [vocab_size, dim]: the embedding's table, where nothing is untied."""
+        return self.embed.tokens.weight
+
     def forward(
         self,
         tokens: Tensor,  # [B, T] int64
@@ -35,13 +40,13 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, tuple]:  # nats [B, S] fp32, the state after `tokens`
         x, state = self.hidden(tokens, state)
         scored = x[:, x.shape[1] - targets.shape[1] :]
-        nats = softcapped_nats(scored.flatten(0, 1), self.embed.tokens.weight, targets.flatten(), self.config.softcap)
+        nats = softcapped_nats(scored.flatten(0, 1), self.head_table, targets.flatten(), self.config.softcap)
         return nats.view(targets.shape), state
 
     def logits(self, tokens: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
         """fp32 logits [B, T, vocab_size] of what follows each token, and the state after: for samplers and judges."""
         x, state = self.hidden(tokens, state)
-        flat = softcapped_logits(x.flatten(0, 1), self.embed.tokens.weight, self.config.softcap)
+        flat = softcapped_logits(x.flatten(0, 1), self.head_table, self.config.softcap)
         return flat.view(*tokens.shape, -1), state
 
     @torch.no_grad()

@@ -159,12 +159,15 @@ class Trainer:
             x, y = (part.to(self.machine.device, non_blocking=True) for part in self.loader.next())
             if self.config.curriculum:
                 x, y = (self.config.curriculum.rows(part, self.step * self.config.tokens_per_step) for part in (x, y))
-            nats, _ = self.forward(x, y)
-            loss = nats.mean() / self.config.num_slices
+            loss = self.nats(x, y).mean() / self.config.num_slices
             loss.backward()
             total += loss.detach()
         self._share_gradients()
         return float(self.machine.sum_(total))
+
+    def nats(self, x: Tensor, y: Tensor) -> Tensor:
+        """Of one slice, from the start of every row."""
+        return self.forward(x, y)[0]
 
     def _share_gradients(self) -> None:
         """Sums the ranks' gradients as one flat message."""

@@ -17,7 +17,7 @@ def main(run: tyro.conf.Positional[Path], /) -> None:
         run: the run folder, runs/ID.
     """
     folder = RunFolder(run)
-    codes = quantize_run(folder)
+    codes = quantize_run(folder, print)
     shapes = {name: tuple(getattr(tensor, "integers", tensor).shape) for name, tensor in codes.items()}
     print(plan_table(shapes, folder.recipe().pack.plan))
     print(f"wrote {folder.codes}")

@@ -1,7 +1,7 @@
 """The conductor of a counted file: one recipe, tokens in, score out, and nothing kept between the stages.
 
     torchrun --standalone --nproc_per_node=8 train_gpt.py [--path value ...]    trains it and writes runs/ID
-    python train_gpt.py --score model.bin [--window 2048] [--stride 64]         scores a packed model
+    python train_gpt.py --score model.bin [--stride 64 ...]                     scores a packed model
 
 It composes the parts that train_gpt.py of the repository composes, and ends in the same bytes. DATA_PATH,
 TOKENIZER_PATH, RUN_ID, SEED and the exit codes are the same; the ledger counts the file that runs. It is written in the
@@ -12,7 +12,7 @@ definition of the same name: `load_recipe` knows one recipe and imports none.
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from compress.ledger import Ledger, build_ledger, check_budget
@@ -20,26 +20,17 @@ from eval.score import Score
 from optim.trainer import StepReport, Trainer
 from quantize.plan import quantize
 from recipes.demo import demo
-from recipes.override import overridden
+from recipes.override import overridden, override_pairs
 from recipes.packed import pack_model
 from recipes.recipe import Recipe, fingerprint
 from recipes.run_folder import choose_run_id
 from recipes.stages import EvalReport, eval_artifact, open_validation, recipe_dataset
-from recipes.telling import final_text, is_logged, ledger_text, step_text, stop_text, validation_text
+from recipes.telling import calibration_text, final_text, is_logged, ledger_text, step_text, stop_text, validation_text
 from runtime.errors import UserError
 from runtime.files import read_bytes, sha256_of, write_bytes, write_text
 from runtime.machine import Machine, start_machine
 from runtime.signals import TerminationRequest
 from train_gpt import build_trainer, resumed_dtype, run_command, seed_override, train
-
-
-@dataclass(frozen=True)
-class ScoreOptions:
-    """What is scored, and how; None is the recipe's own."""
-
-    score: str
-    window: int | None = None
-    stride: int | None = None
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -70,13 +61,18 @@ class Printer:
     def end_of_training(self, trainer: Trainer) -> None:
         self.line(stop_text(trainer))
 
+    def calibrated(self, trainer: Trainer) -> None:
+        self.line(calibration_text(trainer))
+
 
 def counted_main(arguments: list[str]) -> int:
     """Trains the recipe of this file, or scores a packed model of it, and returns the exit code."""
-    if not any(word.startswith("--score") for word in arguments):
+    options = dict(override_pairs(arguments))
+    if "score" not in options:
         return train_alone([*arguments, *seed_override()])
-    options = overridden(ScoreOptions(""), arguments)
-    score_alone(options, Printer(load_recipe("demo"), start_machine()))
+    artifact = Path(options.pop("score"))
+    changes = [f"--{path}={text}" for path, text in options.items()]
+    score_alone(artifact, Printer(load_recipe("demo"), start_machine()), changes)
     return 0
 
 
@@ -94,11 +90,18 @@ def train_alone(overrides: list[str]) -> int:
         tell.line(f"resuming at step {trainer.step}")
     if not train(recipe, trainer, validation, checkpoint, tell):
         return TerminationRequest.EXIT_CODE
+    pack, quantizer = recipe.pack, recipe.pack.quantizer
+    moments = quantizer.moments(trainer, tell) if quantizer else {}
     if tell.machine.is_main:
-        codes = quantize(trainer.weights, recipe.pack.plan, recipe.pack.prune)
-        write_bytes(artifact, pack_model(recipe, overrides, codes, sha256_of(dataset.tokenizer_path)))
+        packed = partial(pack_model, recipe, overrides, tokenizer_sha256=sha256_of(dataset.tokenizer_path))
+        if quantizer:
+            size = Path(__file__).stat().st_size
+            codes = quantizer.codes(trainer.weights, moments, pack, packed, size, tell.line)
+        else:
+            codes = quantize(trainer.weights, pack.plan, pack.prune)
+        write_bytes(artifact, packed(codes))
     tell.machine.barrier()
-    ledger, report = score_alone(ScoreOptions(str(artifact)), tell)
+    ledger, report = score_alone(artifact, tell)
     if tell.machine.is_main:
         write_text(run / "ledger.json", json.dumps(ledger.to_json(), indent=1) + "\n")
         write_text(run / "score.json", report.to_json())
@@ -106,12 +109,16 @@ def train_alone(overrides: list[str]) -> int:
     return 0
 
 
-def score_alone(options: ScoreOptions, tell: Printer) -> tuple[Ledger, EvalReport]:
-    """The bytes of a packed model and of the file that runs, and the score from those bytes; both are printed."""
+def score_alone(artifact: Path, tell: Printer, changes: Sequence[str] = ()) -> tuple[Ledger, EvalReport]:
+    """The bytes of a packed model and of the file that runs, and the score from those bytes; both are printed.
+
+    `changes` are overrides of the recipe's evaluation.
+    """
     code = {Path(__file__).name: Path(__file__).stat().st_size}
-    ledger = build_ledger(read_bytes(options.score, "the packed model"), code, tell.recipe.pack.budget)
+    budget, kinds = tell.recipe.pack.budget, tell.recipe.pack.kinds
+    ledger = build_ledger(read_bytes(artifact, "the packed model"), code, budget, kinds)
     tell.line(ledger_text(tell.recipe, ledger))
-    report, packed = eval_artifact(Path(options.score), tell.machine, options.window, options.stride)
+    report, packed = eval_artifact(artifact, tell.machine, lambda recipe: overridden(recipe.eval, changes))
     tell.line(final_text(packed.recipe, report))
     return ledger, report
 

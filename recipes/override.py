@@ -2,8 +2,9 @@
 
 A path names a field of the nested dataclasses, a number an entry of a tuple, `*` all of its entries; `.length` repeats
 or cuts a tuple: `--model.layers.length 6 --model.layers.*.mlp.hidden 256`. A value must have the field's declared type;
-"none" is None; a type with `from_name` (a Grid) is given by name. It is the standard library and not a package because
-the counted single file needs it, and because an error here is one line that names the nearest path.
+"none" is None, also for a whole part (`--average none`); a type with `from_name` (a Grid) is given by name. It is the
+standard library and not a package because the counted single file needs it, and because an error here is one line that
+names the nearest path.
 """
 
 import dataclasses
@@ -26,16 +27,19 @@ def overridden(config: Any, arguments: Sequence[str]) -> Any:
     >>> overridden(Train(), ["--sizes.length", "3", "--sizes.1", "7"])
     Train(steps=20, sizes=(1, 7, 1))
     """
-    for path, text in _pairs(arguments):
+    for path, text in override_pairs(arguments):
         parts = path.split(".")
         if parts[-1] == "length" and isinstance(_value_at(config, parts[:-1]), tuple):
             config = _changed(config, parts[:-1], lambda entries, _: _resized(entries, text, path))  # noqa: B023
             continue
-        known = [leaf for leaf, _ in leaves(config) if _fits(leaf.split("."), parts)]
-        if not known:
+        # Only "none" can take the place of a whole part.
+        depth = len(parts) if text.lower() == "none" else None
+        known = {tuple(leaf.split(".")[:depth]) for leaf, _ in leaves(config)}
+        fitting = [leaf for leaf in known if _fits(leaf, parts)]
+        if not fitting:
             raise UserError(f"unknown override --{path}; {nearest(path, dict(leaves(config)))}")
-        for leaf in known:
-            config = _changed(config, leaf.split("."), lambda _, declared: _parsed(text, declared, path))  # noqa: B023
+        for leaf in fitting:
+            config = _changed(config, leaf, lambda _, declared: _parsed(text, declared, path))  # noqa: B023
     return config
 
 
@@ -62,7 +66,7 @@ def _value_at(config: Any, path: list[str]) -> Any:
     return config
 
 
-def _fits(leaf: list[str], path: list[str]) -> bool:
+def _fits(leaf: tuple[str, ...], path: list[str]) -> bool:
     """Whether a path names a leaf, `*` standing for any one segment."""
     return len(leaf) == len(path) and all(part in (own, "*") for own, part in zip(leaf, path, strict=True))
 
@@ -75,7 +79,8 @@ def _resized(entries: tuple, text: str, path: str) -> tuple:
     return tuple(entries[index % len(entries)] for index in range(length))
 
 
-def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+def override_pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(path, text) of every override. Raises UserError for a word that is none, and for one without a value."""
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
@@ -89,7 +94,7 @@ def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield path, text
 
 
-def _changed(config: Any, path: list[str], change: Callable[[Any, Any], Any], declared: Any = None) -> Any:
+def _changed(config: Any, path: Sequence[str], change: Callable[[Any, Any], Any], declared: Any = None) -> Any:
     """`config` with the value at `path` replaced by change(value, declared type)."""
     if not path:
         return change(config, declared)
@@ -119,7 +124,14 @@ def _parsed(text: str, declared: Any, path: str) -> Any:
                 return option(text.replace("_", ""))
             except ValueError:
                 continue
-    kinds = " or ".join(
-        "none" if option is type(None) else getattr(option, "__name__", str(option)) for option in options
-    )
-    raise UserError(f"--{path} must be {kinds}, got {text!r}")
+    raise UserError(f"--{path} must be {_in_words(options)}, got {text!r}")
+
+
+def _in_words(options: Sequence[Any]) -> str:
+    """The declared types, and the words of a literal one.
+
+    >>> _in_words((int, type(None), Literal["all"]))
+    'int or none or all'
+    """
+    words = [get_args(kind) if get_origin(kind) is Literal else (getattr(kind, "__name__", kind),) for kind in options]
+    return " or ".join("none" if word == "NoneType" else str(word) for group in words for word in group)

@@ -6,15 +6,19 @@ from pathlib import Path
 import torch
 
 from compress.container import pack, unpack
-from model.gpt import GPT, GPTConfig
-from quantize.grid import Codes, dequantize
+from compress.expected import Expected
+from model.gpt import GPTConfig
+from model.language_model import LanguageModel
+from model.linear import stored_weight
+from model.stack import StackConfig
+from quantize.grid import Coded, Codes, dequantize
 from recipes.recipe import Recipe, fingerprint, load_recipe
 from runtime.errors import UserError
 from runtime.files import read_bytes
 from runtime.machine import Machine
 
-# Overrides that the scored model depends on travel in the file; how it was trained does not.
-_TRAVELLING = ("--model.", "--eval.")
+# Overrides that reading and scoring the model depend on travel in the file; how it was trained does not.
+_TRAVELLING = ("--model.", "--eval.", "--pack.coder", "--pack.kinds.")
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class PackedModel:
     """What came out of a file: the recipe, the model on its device, and whose tokens it speaks."""
 
     recipe: Recipe
-    model: GPT
+    model: LanguageModel
     tokenizer_sha256: str
 
 
@@ -34,7 +38,7 @@ def pack_model(recipe: Recipe, overrides: list[str], codes: Codes, tokenizer_sha
         "model": fingerprint(recipe.model),
         "tokenizer": tokenizer_sha256,
     }
-    return pack(codes, config=config, coder=recipe.pack.coder)
+    return pack(codes, config=config, coder=recipe.pack.coder, kinds=recipe.pack.kinds)
 
 
 def open_packed(path: str | Path, machine: Machine) -> PackedModel:
@@ -42,20 +46,24 @@ def open_packed(path: str | Path, machine: Machine) -> PackedModel:
 
     Raises UserError for a file that is damaged in any bit, or whose recipe has changed since it was packed.
     """
-    config, codes = unpack(read_bytes(path, "the packed model"), expected=_expected_shapes)
+    config, codes = unpack(read_bytes(path, "the packed model"), _expected)
     recipe = _recipe_of(config)
     return PackedModel(recipe, model_from_codes(recipe.model, codes, machine), config["tokenizer"])
 
 
-def model_from_codes(config: GPTConfig, codes: Codes, machine: Machine) -> GPT:
+def model_from_codes(config: GPTConfig | StackConfig, codes: Codes, machine: Machine) -> LanguageModel:
     """The model with the dequantised codes as weights, in evaluation mode on the machine's device."""
     with torch.device("meta"):
         model = config.build(machine.compute_dtype)
     model.load_state_dict(dequantize(codes), assign=True)
+    for name, module in model.named_modules():
+        # What comes off a grid is what training saw; rounded once more, ternary weights would shrink.
+        if isinstance(codes.get(f"{name}.weight"), Coded):
+            module.weight_map = stored_weight
     return model.to(machine.device).eval().requires_grad_(False)
 
 
-def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(config: GPTConfig | StackConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every parameter, without allocating any."""
     with torch.device("meta"):
         model = config.build()
@@ -71,8 +79,9 @@ def travelling_overrides(overrides: list[str]) -> list[str]:
     return [word for word in joined if word.startswith(_TRAVELLING)]
 
 
-def _expected_shapes(config: dict) -> dict[str, tuple[int, ...]]:
-    return parameter_shapes(_recipe_of(config).model)
+def _expected(config: dict) -> Expected:
+    recipe = _recipe_of(config)
+    return Expected(parameter_shapes(recipe.model), recipe.pack.coder, recipe.pack.kinds)
 
 
 def _recipe_of(config: dict) -> Recipe:

@@ -10,14 +10,22 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from compress.coder import ZSTD22, Coder
+from compress.kinds import GridKind
 from data.coprime import CoprimeLoader
+from data.documents import DocumentsConfig
 from data.loader import SequentialLoader
 from eval.sliding import EvalConfig
+from eval.streaming import StreamConfig
+from model.baka.model import BakaConfig
 from model.gpt import GPTConfig
+from model.pristine.model import PristineConfig
+from model.stack import StackConfig
 from optim.average import EMAConfig, SWAConfig
 from optim.groups import OptimConfig
-from optim.trainer import TrainConfig
+from optim.trainer import TrainConfig, Trainer
 from quantize.plan import Rule
+from recipes.by_rate import RateQuantizer
 from recipes.override import overridden
 from runtime.errors import UserError, nearest
 
@@ -26,20 +34,26 @@ from runtime.errors import UserError, nearest
 class DataConfig:
     """`folder` holds the shards; the environment's DATA_PATH and TOKENIZER_PATH say where it is on this machine.
 
-    `loader` is the class that orders the training tokens.
+    `loader` makes what orders the training tokens.
     """
 
     folder: str = "data/datasets/sotu_sp1024"
-    loader: type[SequentialLoader] | type[CoprimeLoader] = SequentialLoader
+    loader: type[SequentialLoader] | type[CoprimeLoader] | DocumentsConfig = SequentialLoader
 
 
 @dataclass(frozen=True)
 class PackConfig:
-    """What the weights become: a plan of grids, the share of small weights set to zero first (None: off), the coder."""
+    """What the weights become: a plan of grids, the share of small weights set to zero first (None: off), the bytes.
+
+    `kinds` are storage kinds beyond the basic ones, which every reader knows; a tensor that several of them can store
+    takes the smallest form. `quantizer` takes the place of the plan alone.
+    """
 
     plan: tuple[Rule, ...]
     prune: float | None = None
-    coder: str = "zstd22"
+    coder: Coder = ZSTD22
+    kinds: tuple[GridKind, ...] = ()
+    quantizer: RateQuantizer | None = None
     budget: int = 16_000_000  # bytes of code and model together
 
 
@@ -56,17 +70,18 @@ class RecordConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run, tokens in and record out. `name` is the recipe file's."""
+    """A whole run, tokens in and record out. `name` is the recipe file's; `trainer` runs the steps."""
 
     name: str
-    model: GPTConfig
+    model: GPTConfig | StackConfig | BakaConfig | PristineConfig
     pack: PackConfig
     record: RecordConfig
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     average: SWAConfig | EMAConfig | None = None
-    eval: EvalConfig = field(default_factory=EvalConfig)
+    eval: EvalConfig | StreamConfig = field(default_factory=EvalConfig)
+    trainer: type[Trainer] = Trainer
 
 
 def load_recipe(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:

@@ -1,6 +1,6 @@
 """runs/ID: one folder a run, one file a stage.
 
-recipe.json  train.log  log.jsonl  checkpoint.safetensors  weights.safetensors  codes.safetensors
+recipe.json  train.log  log.jsonl  checkpoint.safetensors  weights.safetensors  moments.safetensors  codes.safetensors
 model.bin  ledger.json  score.json  sample.txt  code/train_gpt.py  train_gpt_readable.py
 """
 
@@ -39,6 +39,10 @@ class RunFolder:
     @property
     def weights(self) -> Path:
         return self.path / "weights.safetensors"
+
+    @property
+    def moments(self) -> Path:
+        return self.path / "moments.safetensors"
 
     @property
     def codes(self) -> Path:

@@ -1,12 +1,16 @@
 """The stages after training, each a function over the run folder: the commands call them, train_gpt.py composes them.
 
 weights.safetensors -> quantize -> codes.safetensors -> compress -> model.bin, ledger.json -> eval -> score.json
+
+Recipes that calibrate have moments.safetensors beside the weights.
 """
 
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -18,16 +22,17 @@ from data.shards import read_tokens
 from data.tokenizer import load_tokenizer
 from eval.sample import sample_text
 from eval.score import Score
-from eval.sliding import plain_windows, plan_windows, score_windows, tokens_run
+from eval.sliding import EvalConfig, plain_windows, score_windows
+from eval.streaming import StreamConfig
 from quantize.codes_file import load_codes, save_codes
 from quantize.grid import Codes
-from quantize.plan import quantize
+from quantize.plan import plan_grids, quantize
 from recipes.packed import PackedModel, open_packed, pack_model
 from recipes.recipe import Recipe
 from recipes.run_folder import RunFolder
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import UserError
-from runtime.files import read_bytes, sha256_of, write_bytes, write_text
+from runtime.files import sha256_of, write_bytes, write_text
 from runtime.machine import Machine
 from runtime.source import source_sizes
 
@@ -66,26 +71,38 @@ def plain_score(model, validation: Validation, window: int, machine: Machine, ba
     return score_windows(model, validation.tokens, windows, validation.byte_table, machine, batch_tokens)
 
 
-def quantize_run(run: RunFolder) -> Codes:
-    """weights.safetensors -> codes.safetensors by the recipe's plan."""
+def quantize_run(run: RunFolder, tell: Callable[[str], None] = lambda text: None) -> Codes:
+    """weights.safetensors -> codes.safetensors by the recipe's plan; `tell` is given a line about fitted steps."""
     recipe = run.recipe()
+    pack = recipe.pack
     if not run.weights.exists():
         raise UserError(f"{run.weights} is missing: the run has not finished training; train_gpt.py writes it")
     weights, _ = load_checkpoint(run.weights)
-    codes = quantize(weights, recipe.pack.plan, recipe.pack.prune)
+    if pack.quantizer:
+        if not run.moments.exists():
+            raise UserError(f"{run.moments} is missing: recipe {recipe.name} calibrates; train_gpt.py writes it")
+        (moments, _), size = load_checkpoint(run.moments), sum(source_sizes(run.code).values())
+        codes = pack.quantizer.codes(weights, moments, pack, partial(packed_bytes, run), size, tell)
+    else:
+        codes = quantize(weights, pack.plan, pack.prune)
     save_codes(run.codes, codes)
     return codes
 
 
+def packed_bytes(run: RunFolder, codes: Codes) -> bytes:
+    """The artifact that codes of this run become."""
+    recipe = run.recipe()
+    return pack_model(recipe, run.facts()["overrides"], codes, sha256_of(recipe_dataset(recipe).tokenizer_path))
+
+
 def compress_run(run: RunFolder) -> Ledger:
     """codes.safetensors -> model.bin and ledger.json. Raises UserError over budget, after both are written."""
-    recipe, facts = run.recipe(), run.facts()
+    recipe = run.recipe()
     if not run.codes.exists():
         raise UserError(f"{run.codes} is missing; python -m quantize {run.path} writes it")
-    tokenizer = sha256_of(recipe_dataset(recipe).tokenizer_path)
-    artifact = pack_model(recipe, facts["overrides"], load_codes(run.codes), tokenizer)
+    artifact = packed_bytes(run, load_codes(run.codes, plan_grids(recipe.pack.plan)))
     write_bytes(run.artifact, artifact)
-    ledger = build_ledger(artifact, source_sizes(run.code), recipe.pack.budget)
+    ledger = build_ledger(artifact, source_sizes(run.code), recipe.pack.budget, recipe.pack.kinds)
     write_text(run.ledger, json.dumps(ledger.to_json(), indent=1) + "\n")
     check_budget(ledger)
     return ledger
@@ -96,8 +113,7 @@ class EvalReport:
     """A score from the bytes alone, and how it was made."""
 
     score: Score
-    window: int
-    stride: int
+    config: EvalConfig | StreamConfig
     seconds: float
     tokens_run: int  # through the trunk, overlap included
     artifact_bytes: int
@@ -111,14 +127,12 @@ class EvalReport:
         """The figures by name, losses in nats a token, times in seconds."""
         score = self.score
         return {
-            "protocol": "sliding windows",
+            **self.config.claim,
             "val_loss": score.loss,
             "val_bpb": score.bpb,
             "tokens": score.tokens,
             "bytes": score.bytes,
             "implied_bytes": score.implied_bytes,
-            "window": self.window,
-            "stride": self.stride,
             "seconds": self.seconds,
             "tokens_run": self.tokens_run,
             "artifact_bytes": self.artifact_bytes,
@@ -126,9 +140,10 @@ class EvalReport:
         }
 
     def line(self) -> str:
-        score = self.score
+        score, claim = self.score, self.config.claim
+        how = " ".join([claim.pop("protocol").split()[0], *(f"{name}={value}" for name, value in claim.items())])
         return (
-            f"sliding window={self.window} stride={self.stride} val_loss:{score.loss:.8f} val_bpb:{score.bpb:.8f} "
+            f"{how} val_loss:{score.loss:.8f} val_bpb:{score.bpb:.8f} "
             f"tokens:{score.tokens} bytes:{score.bytes} implied_bytes:{score.implied_bytes:.1f} "
             f"eval_time:{1000 * self.seconds:.0f}ms"
         )
@@ -137,12 +152,11 @@ class EvalReport:
 def eval_artifact(
     path: Path,  # model.bin; nothing else of the run is read
     machine: Machine,
-    window: int | None = None,  # None: the recipe's
-    stride: int | None = None,
+    choose: Callable[[Recipe], EvalConfig | StreamConfig] = lambda recipe: recipe.eval,
 ) -> tuple[EvalReport, PackedModel]:
-    """Scores the packed model on the validation split with sliding windows, every token once."""
+    """Scores the packed model on the validation split as `choose` says, every token once."""
     packed = open_packed(path, machine)
-    config = packed.recipe.eval
+    config = choose(packed.recipe)
     dataset = recipe_dataset(packed.recipe)
     if sha256_of(dataset.tokenizer_path) != packed.tokenizer_sha256:
         raise UserError(
@@ -150,28 +164,28 @@ def eval_artifact(
             f"{sha256_of(dataset.tokenizer_path)[:16]}..., the model wants {packed.tokenizer_sha256[:16]}..."
         )
     validation = open_validation(dataset)
-    window, stride = window or config.window, stride or config.stride
-    plain_windows(validation.num_targets, window)
-    windows = plan_windows(validation.num_targets, window, stride)
     start = time.perf_counter()
-    score = score_windows(packed.model, validation.tokens, windows, validation.byte_table, machine, config.batch_tokens)
+    score, num_run = config.score(packed.model, validation.tokens, validation.byte_table, machine)
     seconds = time.perf_counter() - start
-    data = read_bytes(path, "the packed model")
-    report = EvalReport(score, window, stride, seconds, tokens_run(windows), len(data), sha256_of(path))
-    return report, packed
+    return EvalReport(score, config, seconds, num_run, path.stat().st_size, sha256_of(path)), packed
 
 
 def sample_packed(
     packed: PackedModel, prompt: str, *, num_tokens: int, temperature: float, top_k: int, seed: int
 ) -> str:
-    """Text from a packed model. Raises UserError when prompt and continuation do not fit one training window."""
+    """Text from a packed model.
+
+    Raises UserError when prompt and continuation do not fit one window, unless the model's state is bounded.
+    """
     tokenizer = load_tokenizer(recipe_dataset(packed.recipe).tokenizer_path)
-    room = packed.recipe.eval.window - 1 - len(tokenizer.encode(prompt))
-    if num_tokens > room:
-        raise UserError(
-            f"prompt and text must fit the window of {packed.recipe.eval.window} tokens, got {num_tokens} tokens to "
-            f"write; nearest {max(0, room)}"
-        )
+    if not packed.recipe.model.has_bounded_state:
+        window = packed.recipe.eval.window
+        room = window - 1 - len(tokenizer.encode(prompt))
+        if num_tokens > room:
+            raise UserError(
+                f"prompt and text must fit the window of {window} tokens, got {num_tokens} tokens to write; "
+                f"nearest {max(0, room)}"
+            )
     return sample_text(
         packed.model, tokenizer, prompt, num_tokens=num_tokens, temperature=temperature, top_k=top_k, seed=seed
     )

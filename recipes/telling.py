@@ -107,27 +107,40 @@ class Teller:
 
     def end_of_training(self, trainer: Trainer) -> None:
         """Why and where training ended, and what it needed."""
-        seconds, train = trainer.clock.seconds(), self.recipe.train
         self._log.end_progress()
         if trainer.stopped_by_signal:
             self._log.line(stop_text(trainer), event="stopped", step=trainer.step)
             return
         if text := stop_text(trainer):
             self._log.line(text)
-        tokens = trainer.step * train.tokens_per_step
-        share = tokens * self._flops_per_token / seconds / (self.machine.peak_flops * self.machine.world_size)
-        memory = self.machine.peak_memory_bytes()
+        facts = self._trained(trainer)
         self._log.line(
-            f"tokens:{tokens} epochs:{trainer.loader.epochs:.2f} "
-            f"tok/s:{tokens / seconds:.0f} share_of_bf16_peak:{share:.3f}\n"
-            f"peak memory allocated: {memory / 2**20:.0f} MiB",
-            event="trained",
-            step=trainer.step,
-            tokens=tokens,
-            train_seconds=seconds,
-            share_of_peak=share,
-            peak_memory_bytes=memory,
+            f"tokens:{facts['tokens']} epochs:{trainer.loader.epochs:.2f} "
+            f"tok/s:{facts['tokens'] / facts['train_seconds']:.0f} share_of_bf16_peak:{facts['share_of_peak']:.3f}\n"
+            f"peak memory allocated: {facts['peak_memory_bytes'] / 2**20:.0f} MiB",
+            **facts,
         )
+
+    def _trained(self, trainer: Trainer) -> dict:
+        """What training has needed until now, as an event; the last one of a log is the one that counts."""
+        seconds, tokens = trainer.clock.seconds(), trainer.step * self.recipe.train.tokens_per_step
+        peak = self.machine.peak_flops * self.machine.world_size
+        return {
+            "event": "trained",
+            "step": trainer.step,
+            "tokens": tokens,
+            "train_seconds": seconds,
+            "share_of_peak": tokens * self._flops_per_token / seconds / peak,
+            "peak_memory_bytes": self.machine.peak_memory_bytes(),
+        }
+
+    def calibrated(self, trainer: Trainer) -> None:
+        """That training batches were measured for the quantiser, by which training has become longer."""
+        self._log.line(calibration_text(trainer), **self._trained(trainer))
+
+    def note(self, text: str) -> None:
+        """A line for people alone."""
+        self._log.line(text)
 
     def codes(self, codes: Codes) -> None:
         """That the weights were quantised."""
@@ -182,6 +195,11 @@ def stop_text(trainer: Trainer) -> str:
         return ""
     seconds, steps = trainer.clock.seconds(), trainer.config.steps or 0
     return f"stopping_early: wallclock_cap train_time:{1000 * seconds:.0f}ms step:{trainer.step}/{steps}"
+
+
+def calibration_text(trainer: Trainer) -> str:
+    """That the quantiser has seen training data, and how long training has taken with that."""
+    return f"calibrated on training batches: {trainer.clock.seconds():.1f} s of training in all"
 
 
 def _times(step: int, seconds: float) -> str:

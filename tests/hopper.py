@@ -1,12 +1,7 @@
-"""python tests/hopper.py: compiles the delta rule's kernels for Hopper, which needs no GPU.
+"""TRITON_INTERPRET=0 python tests/hopper.py: compiles the delta rule's kernels for Hopper, which needs no GPU.
 
 Prints for each kernel its name, the bytes of shared memory that it wants, and how many tensor core instructions it has.
 """
-
-import os
-
-# Read when Triton is imported and when a kernel is decorated.
-os.environ["TRITON_INTERPRET"] = "0"
 
 import torch
 import triton

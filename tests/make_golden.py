@@ -28,7 +28,7 @@ def golden_losses(folder: Path) -> dict[str, list[float]]:
         place.mkdir()
         os.chdir(place)
         with contextlib.redirect_stdout(io.StringIO()):
-            main([name, *tiny()])
+            main([name, *tiny(name)])
         facts = [json.loads(line) for line in Path("runs/golden/log.jsonl").read_text().splitlines()]
         losses[name] = [fact["train_loss"] for fact in facts if fact["event"] == "step"]
     return losses

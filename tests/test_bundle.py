@@ -19,11 +19,12 @@ from compress.__main__ import main as compress_main
 from compress.bundle import bundle_recipe
 from compress.flatten import flatten
 from compress.minify import minify_source
+from compress.range_coder import RangeKind
 from compress.script import pack_source, unpack_source
 from eval.__main__ import main as eval_main
-from recipes.recipe import recipe_names
+from recipes.recipe import load_recipe, recipe_names
 from recipes.stages import eval_artifact
-from records.new import RUNTIME_PACKAGES
+from records.new import RANGE_CODER_PACKAGE, RUNTIME_PACKAGES
 from runtime.command import exit_code_of
 from runtime.errors import UserError
 from runtime.machine import Machine
@@ -81,7 +82,7 @@ def test_the_counted_file_trains_to_the_bits_of_the_repository(name, run_tiny, u
     expected = run_tiny(name, "repo")
     losses = step_lines(capsys.readouterr().out)
     folder = unpacked_at(name)
-    assert run_here(folder / "train_gpt.py", *tiny()) == 0
+    assert run_here(folder / "train_gpt.py", *tiny(name)) == 0
     run, said = folder / "runs" / "alone", capsys.readouterr().out
     assert step_lines(said) == losses and len(losses) == 10
     tensors, others = (load_file(place / "checkpoint.safetensors") for place in (run, expected))
@@ -215,7 +216,10 @@ def test_it_imports_python_and_the_packages_of_a_record(name):
     found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     found |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     packages = {module.partition(".")[0] for module in found} - set(sys.stdlib_module_names)
-    assert packages == set(RUNTIME_PACKAGES)
+    # Triton comes with torch where there are GPUs; kernels do without it elsewhere.
+    assert packages - {"triton", RANGE_CODER_PACKAGE} == set(RUNTIME_PACKAGES)
+    codes_ranges = any(isinstance(kind, RangeKind) for kind in load_recipe(name).pack.kinds)
+    assert (RANGE_CODER_PACKAGE in packages) == codes_ranges
 
 
 def test_a_record_ships_the_counted_file_and_every_size_agrees(run_tiny, workplace):
@@ -239,6 +243,34 @@ def test_the_text_of_a_packed_function_can_be_inspected(tmp_path):
     assert (done.stdout, done.stderr) == ("def double(x):\n    return 2 * x\n", "")
 
 
+def test_a_triton_kernel_survives_being_flattened_minified_and_packed(tmp_path):
+    pytest.importorskip("triton", reason="Triton exists for Linux on x86-64 only")
+    entry = """
+        import torch
+        from ops.delta_rule.kernel import kernel_delta_rule
+
+
+        def figures():
+            x = torch.linspace(0.1, 1, 3 * 16).view(1, 3, 1, 16).requires_grad_()
+            output, state = kernel_delta_rule(x, x / x.norm(dim=-1, keepdim=True), x, torch.full((1, 3, 1), 0.5))
+            (output.sum() + state.square().sum()).backward()
+            return [output.sum().item(), state.sum().item(), x.grad.sum().item()]
+
+
+        if __name__ == "__main__":
+            print(figures())
+    """
+    entry = textwrap.dedent(entry)
+    here = {"__name__": "here"}
+    exec(compile(entry, "here", "exec"), here)
+    flat, files = flatten(ROOT, "parts/entry.py", entry)
+    assert "ops/triton_or_none.py" in files and flat.count("import triton\n") == 1
+    for name, script in (("twin.py", flat.encode("utf-8")), ("train_gpt.py", pack_source(minify_source(flat)))):
+        (tmp_path / name).write_bytes(script)
+        done = run_alone(tmp_path, "-I", name)
+        assert (done.stdout, done.stderr) == (f"{here['figures']()}\n", "")
+
+
 def test_every_byte_survives_the_script():
     source = "".join(map(chr, range(1, 0x250))) * 3 + "\\0017 \0"
     script = pack_source(source)
@@ -257,7 +289,7 @@ def test_the_command_writes_both_files(tmp_path, capsys):
     assert (tmp_path / "train_gpt.py").stat().st_size == stages["packed"]
     assert (tmp_path / "train_gpt_readable.py").stat().st_size == stages["shaken"]
     assert exit_code_of(lambda: compress_main(["bundle", "int5_int7", "--out", str(tmp_path)])) == 2
-    assert capsys.readouterr().err == "error: unknown recipe 'int5_int7'; nearest: int5_int6\n"
+    assert capsys.readouterr().err == "error: unknown recipe 'int5_int7'; nearest: int5_int6, int5_int6_rate\n"
 
 
 @pytest.fixture

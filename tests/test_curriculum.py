@@ -12,10 +12,10 @@ from optim.schedule import Progress, WarmupCosine
 from optim.trainer import TrainConfig
 from recipes.override import overridden
 from recipes.recipe import load_recipe
-from recipes.stages import recipe_dataset
+from recipes.stages import open_validation, recipe_dataset
 from runtime.errors import UserError
 from runtime.machine import Machine
-from train_gpt import build_trainer
+from train_gpt import build_trainer, train
 
 THREE = Curriculum((CurriculumStage(8, 1000), CurriculumStage(16, 2000)))
 
@@ -58,6 +58,27 @@ def test_a_run_goes_on_in_the_middle_of_a_stage(trainer, workplace):
     assert len(second.seen) == len(rest) == 6
     assert all(torch.equal(x, y) for x, y in zip(second.seen, rest, strict=True))
     assert all(torch.equal(second.weights[name], whole.weights[name]) for name in whole.weights)
+
+
+class Silence:
+    """Listens to a run and says nothing."""
+
+    def __getattr__(self, name):
+        return lambda *told: None
+
+
+def test_validation_is_at_the_final_window_in_every_stage(workplace):
+    """The original compared losses at the length of the moment, and a short one is the worse for it."""
+    recipe = overridden(load_recipe("imli_b"), tiny("imli_b", train__steps=6, train__validate_every=2))
+    dataset = recipe_dataset(recipe)
+    trainer = build_trainer(recipe, dataset, Machine(peak_flops=1e9))
+    trained, validated = [], []
+    trainer.model.register_forward_pre_hook(
+        lambda _, inputs: (validated if torch.is_inference_mode_enabled() else trained).append(inputs[0].shape[1])
+    )
+    assert train(recipe, trainer, open_validation(dataset), workplace / "checkpoint.safetensors", Silence())
+    assert trained[::2] == [8, 8, 16, 16, 32, 32]
+    assert len(validated) >= 4 and set(validated) == {32}
 
 
 def test_rows_are_the_same_tokens_in_the_same_order():

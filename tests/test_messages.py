@@ -37,7 +37,7 @@ def data_copy(workplace, tiny_data, monkeypatch):
 def refused(recipe="demo", **changes) -> str:
     """The one line with which train_gpt.py refuses to run."""
     with pytest.raises(UserError) as error:
-        main([recipe, *tiny(**changes)])
+        main([recipe, *tiny(recipe, **changes)])
     assert "\n" not in str(error.value)
     return str(error.value)
 

@@ -21,7 +21,7 @@ from runtime.errors import UserError
 
 
 def tiny_model(name, dtype=torch.float32, seed=0):
-    model = overridden(load_recipe(name), tiny()).model.build(dtype).reset_parameters(seed)
+    model = overridden(load_recipe(name), tiny(name)).model.build(dtype).reset_parameters(seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         # Output projections start at zero, so a fresh model would hide its mixers.
@@ -48,7 +48,7 @@ def test_published_parameter_counts(name, count):
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_an_untrained_model_knows_nothing(name):
-    config = overridden(load_recipe(name), tiny(model__dim=64)).model
+    config = overridden(load_recipe(name), tiny(name, model__dim=64)).model
     tokens = tokens_of(65)
     nats, _ = config.build().reset_parameters(3)(tokens[:, :-1], tokens[:, 1:])
     assert nats.mean().item() == pytest.approx(math.log(VOCAB), abs=0.05)

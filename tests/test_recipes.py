@@ -4,15 +4,20 @@ import re
 from dataclasses import replace
 
 import pytest
-from tiny_runs import ROOT, command
+import torch
+from tiny_runs import ROOT, command, tiny
 
+from compress.coder import LZMA, ZSTD22
+from compress.container import read_layout
 from optim.schedule import WarmdownSteps
 from quantize.estimate import estimate_bytes
 from quantize.grid import INT6
+from quantize.plan import quantize
 from recipes.override import leaves, overridden
-from recipes.packed import parameter_shapes, travelling_overrides
+from recipes.packed import open_packed, pack_model, parameter_shapes, travelling_overrides
 from recipes.recipe import fingerprint, load_recipe, recipe_names
 from runtime.errors import UserError
+from runtime.machine import Machine
 
 
 def test_the_recipes_are_the_files_with_a_function_of_their_name():
@@ -38,7 +43,7 @@ def test_published_hyper_parameters_of_465():
     assert optim.warmdown == WarmdownSteps(3000)
     assert (train.tokens_per_step, train.window, train.seconds, train.num_slices) == (786_432, 2048, 600.0, 8)
     assert (recipe.average.every, recipe.average.start) == (50, 0.5)
-    assert (recipe.eval.window, recipe.eval.stride, recipe.pack.coder) == (2048, 64, "zstd22")
+    assert (recipe.eval.window, recipe.eval.stride, recipe.pack.coder) == (2048, 64, ZSTD22)
 
 
 @pytest.mark.parametrize("name, published", [("int5_int6", 15_622_541), ("baseline", 15_815_847)])
@@ -61,6 +66,12 @@ def test_overrides_reach_every_kind_of_field():
     assert [layer.mlp.hidden for layer in recipe.model.layers] == [256] * 3 + [128] + [256] * 8
 
 
+def test_a_part_that_may_be_missing_is_switched_off_by_none():
+    recipe = overridden(load_recipe("demo_qat"), ["--model.layers.*.mlp.weight_map", "none", "--model.dim", "64"])
+    assert all(layer.mlp.weight_map is None and layer.mixer.weight_map is not None for layer in recipe.model.layers)
+    assert overridden(load_recipe("demo"), ["--average=none"]).average is None
+
+
 def test_every_leaf_can_be_named_and_set_to_itself():
     recipe = load_recipe("int5_int6")
     plain = [(path, value) for path, value in leaves(recipe) if isinstance(value, (int, float, str))]
@@ -80,6 +91,8 @@ def test_every_leaf_can_be_named_and_set_to_itself():
         (["--train.steps", "many"], "--train.steps must be int or none, got 'many'"),
         (["--train.steps", "2.5"], "--train.steps must be int or none, got '2.5'"),
         (["--model.dim", "none"], "--model.dim must be int, got 'none'"),
+        (["--train", "none"], "--train must be TrainConfig, got 'none'"),
+        (["--average", "3"], "unknown override --average; nearest: average."),
         (["--model.orthogonal_init", "1"], "--model.orthogonal_init must be bool, got '1'"),
         (["--model.layers.length", "0"], "--model.layers.length must be at least 1, got 0; nearest 1"),
         (["--pack.plan.1.store", "int66"], "unknown grid 'int66'; nearest: int6"),
@@ -100,7 +113,23 @@ def test_an_unknown_recipe_names_the_nearest():
 
 def test_only_what_the_model_needs_travels_in_the_file():
     overrides = ["--train.seed", "3", "--model.dim", "64", "--eval.stride=8", "--pack.prune", "0.03"]
-    assert travelling_overrides(overrides) == ["--model.dim=64", "--eval.stride=8"]
+    overrides += ["--pack.coder", "lzma"]
+    assert travelling_overrides(overrides) == ["--model.dim=64", "--eval.stride=8", "--pack.coder=lzma"]
+
+
+def test_the_coder_of_the_command_line_is_the_readers_too(tmp_path):
+    overrides = [*tiny(), "--pack.coder", "lzma"]
+    recipe = load_recipe("demo", overrides)
+    assert recipe.pack.coder == LZMA
+    weights = {name: torch.full(shape, 0.5) for name, shape in parameter_shapes(recipe.model).items()}
+    codes = quantize(weights, recipe.pack.plan)
+    artifact = pack_model(recipe, overrides, codes, "0" * 64)
+    assert read_layout(artifact).header.coder == "lzma"
+    (tmp_path / "model.bin").write_bytes(artifact)
+    assert open_packed(tmp_path / "model.bin", Machine()).recipe.pack.coder == LZMA
+    assert f"--pack.coder {recipe.pack.coder}" == "--pack.coder lzma"
+    with pytest.raises(UserError, match="unknown coder 'zstd'; nearest: zstd22"):
+        load_recipe("demo", ["--pack.coder", "zstd"])
 
 
 def test_a_fingerprint_changes_with_any_field():
@@ -117,7 +146,7 @@ def test_the_table_of_recipes(tmp_path):
     assert 15_300_000 < int(line.split()[4].replace(",", "")) < 16_000_000
     wrong = command(["-m", "recipes", "dem0"], tmp_path)
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr == "error: unknown recipe 'dem0'; nearest: demo, demo_qat\n"
+    assert wrong.stderr == "error: unknown recipe 'dem0'; nearest: demo, demo_qat, demo_rate\n"
 
 
 def test_imports_keep_the_rules_that_bundling_needs():
@@ -142,7 +171,7 @@ def test_imports_keep_the_rules_that_bundling_needs():
         # What recipes/counted.py defines takes the place of the same name elsewhere.
         if path.name not in ("__main__.py", "counted.py"):
             for name in re.findall(
-                r"^(?:def|class|async def) ([a-zA-Z]\w*)|^([a-zA-Z]\w*)(?:: [^=]+)? = ", text, re.MULTILINE
+                r"^(?:def|class|async def) ([a-zA-Z]\w*)|^([a-zA-Z]\w*)(?:: [^=\n]+)? = ", text, re.MULTILINE
             ):
                 names.setdefault("".join(name), []).append(str(relative))
     assert not offenders

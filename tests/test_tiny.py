@@ -14,6 +14,7 @@ from compress.container import read_config
 from eval.sliding import plan_windows
 from quantize.codes_file import load_codes
 from quantize.grid import Coded
+from quantize.plan import plan_grids
 from recipes.override import overridden
 from recipes.packed import open_packed
 from recipes.recipe import load_recipe, recipe_names
@@ -34,7 +35,7 @@ def test_every_recipe_goes_from_tokens_to_a_record(name, run_tiny, workplace, ca
 
     # Weights -> codes: most numbers of the large matrices are integers now.
     weights, _ = load_checkpoint(run / "weights.safetensors")
-    codes = load_codes(run / "codes.safetensors")
+    codes = load_codes(run / "codes.safetensors", plan_grids(load_recipe(name).pack.plan))
     assert codes.keys() == weights.keys()
 
     # Codes -> bytes: one file that says whose it is, and a ledger that adds up to what lies on disk.

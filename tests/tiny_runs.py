@@ -3,7 +3,11 @@
 import os
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
+
+from recipes.override import leaves
+from recipes.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 VOCAB = 320
@@ -13,11 +17,17 @@ TINY = {
     "model.vocab_size": VOCAB,
     "model.dim": 32,
     "model.layers.length": 2,
+    "model.window": 8,
+    "model.memory.num_tokens": 2,
     "model.layers.*.mixer.num_heads": 2,
     "model.layers.*.mixer.num_kv_heads": 1,
     "model.layers.*.mlp.hidden": 64,
     "train.tokens_per_step": 256,
     "train.window": 32,
+    "train.curriculum.stages.0.window": 8,
+    "train.curriculum.stages.0.tokens": 512,
+    "train.curriculum.stages.1.window": 16,
+    "train.curriculum.stages.1.tokens": 1024,
     "train.num_slices": 2,
     "train.seconds": "none",
     "train.steps": 10,
@@ -32,9 +42,15 @@ TINY = {
 }
 
 
-def tiny(**changes: object) -> list[str]:
-    """The overrides that make any recipe tiny; `train__steps=3` changes one of them."""
-    values = {**TINY, **{name.replace("__", "."): value for name, value in changes.items()}}
+def tiny(recipe: str = "demo", **changes: object) -> list[str]:
+    """The overrides that make a recipe tiny, those of fields that it has; `train__steps=3` changes or adds one."""
+    paths = [path for path, _ in leaves(load_recipe(recipe))]
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    values = {
+        name: value
+        for name, value in {**TINY, **changes}.items()
+        if name in changes or name.endswith(".length") or any(fnmatchcase(path, name) for path in paths)
+    }
     return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 

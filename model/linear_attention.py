@@ -1,0 +1,82 @@
+"""Linear attention: what DeltaNet is without the delta rule. It adds to its memory and corrects nothing.
+
+    S <- S + kᵀ v,   o = Dk ** -0.5 q S,   the rest as in model/deltanet.py without a decay
+
+1. Katharopoulos et al. 2020, arXiv 2006.16236.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.bit_linear import LinearConfig
+from model.deltanet import DeltaNetState
+from model.linear import Linear
+from model.readout import NormedReadoutConfig
+from model.short_conv import ShortConv
+from ops.rms_norm.fused import l2_norm
+from runtime.errors import UserError, nearest_multiple
+
+
+@dataclass(frozen=True)
+class LinearAttentionConfig:
+    """Queries, keys and values are as wide as the layer, `num_heads` together."""
+
+    num_heads: int = 4
+    conv_size: int = 4
+    l2_eps: float = 1e-6
+    has_bounded_state: ClassVar[bool] = True
+
+    def build(self, dim: int) -> "LinearAttention":
+        if dim % self.num_heads:
+            raise UserError(
+                f"the width must be a multiple of the {self.num_heads} heads, got {dim}; "
+                f"nearest {nearest_multiple(dim, self.num_heads)}"
+            )
+        return LinearAttention(self, dim)
+
+    def mixing_flops(self, dim: int, window: int) -> float:
+        """Forward operations a token beyond the matrices: taps, and write and read of the recurrence."""
+        return 2 * 3 * dim * self.conv_size + 2 * 2 * dim * dim / self.num_heads
+
+
+class LinearAttention(nn.Module):
+    """A mixer: y, state = mixer(x, state) with x and y [B, T, dim]; a call costs T² scores a head."""
+
+    def __init__(self, config: LinearAttentionConfig, dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.query, self.key, self.value = (Linear(dim, dim) for _ in range(3))
+        self.query_conv, self.key_conv, self.value_conv = (ShortConv(dim, config.conv_size, 0.02) for _ in range(3))
+        self.readout = NormedReadoutConfig().build(dim, config.num_heads, dim // config.num_heads, LinearConfig())
+        self.project = Linear(dim, dim, zero_init=True)
+
+    def forward(
+        self,
+        x: Tensor,  # [B, T, dim]
+        state: DeltaNetState | None = None,  # of what came before x; None at the start of a text
+    ) -> tuple[Tensor, DeltaNetState]:
+        q_tail, k_tail, v_tail, S = state or (None,) * 4
+        q, q_tail = self.query_conv(self.query(x), q_tail)
+        k, k_tail = self.key_conv(self.key(x), k_tail)
+        v, v_tail = self.value_conv(self.value(x), v_tail)
+        q, k, v = (F.silu(part).unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
+        q, k = (l2_norm(part, self.config.l2_eps) for part in (q, k))
+        o, S = linear_attention(q, k, v, S)
+        return self.project(self.readout(o.transpose(1, 2), x)), (q_tail, k_tail, v_tail, S)
+
+
+def linear_attention(
+    q: Tensor,  # [B, H, T, Dk]
+    k: Tensor,  # [B, H, T, Dk]
+    v: Tensor,  # [B, H, T, Dv]
+    state: Tensor | None = None,  # [B, H, Dk, Dv]; None: zeros
+) -> tuple[Tensor, Tensor]:  # [B, H, T, Dv], [B, H, Dk, Dv]
+    """What each token reads, and the memory after the last one."""
+    o, S = torch.matmul(torch.matmul(q, k.mT).tril(), v), torch.matmul(k.mT, v)
+    if state is not None:
+        o, S = o + torch.matmul(q, state), S + state
+    return q.shape[-1] ** -0.5 * o, S
