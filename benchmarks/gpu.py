@@ -25,7 +25,7 @@ from runtime.source import repository_root
 
 TESTS = (
     *("test_ops.py", "test_delta_rule_kernel.py", "test_model.py", "test_optim.py", "test_eval.py", "test_tiny.py"),
-    "test_invariants.py",
+    *("test_delta_rule.py", "test_deltanet.py", "test_hybrid.py", "test_invariants.py"),
 )
 
 

@@ -44,10 +44,10 @@ RECALL_TASKS = {"mqar": (RecallTask(num_pairs=8), RecallTask(num_pairs=16), Reca
 class RecallTraining:
     """AdamW on batches of fresh examples; the rate falls to zero over `steps`."""
 
-    steps: int = 1500
+    steps: int = 2500
     batch: int = 64
     dim: int = 64
-    lr: float = 1e-2
+    lr: float = 4e-3
     weight_decay: float = 0.1
     check_every: int = 50
     unseen: int = 1000  # examples of a check

@@ -82,8 +82,15 @@ def test_the_counted_file_trains_to_the_bits_of_the_repository(name, run_tiny, u
     expected = run_tiny(name, "repo")
     losses = step_lines(capsys.readouterr().out)
     folder = unpacked_at(name)
-    assert run_here(folder / "train_gpt.py", *tiny(name)) == 0
-    run, said = folder / "runs" / "alone", capsys.readouterr().out
+    if "custom_op" in (folder / "train_gpt_readable.py").read_text():
+        # A second registration of an operator would pull the first from under whoever holds it.
+        done = run_alone(folder, "train_gpt.py", *tiny(name))
+        assert done.returncode == 0, done.stderr
+        said = done.stdout
+    else:
+        assert run_here(folder / "train_gpt.py", *tiny(name)) == 0
+        said = capsys.readouterr().out
+    run = folder / "runs" / "alone"
     assert step_lines(said) == losses and len(losses) == 10
     tensors, others = (load_file(place / "checkpoint.safetensors") for place in (run, expected))
     assert tensors.keys() == others.keys()
