@@ -38,7 +38,7 @@ from runtime.checkpoint import checkpoint_facts, save_checkpoint
 from runtime.errors import UserError
 from runtime.files import write_text
 from runtime.log import RunLog
-from runtime.machine import Machine, start_machine
+from runtime.machine import Machine, leave, start_machine
 from runtime.signals import TerminationRequest
 
 
@@ -162,10 +162,11 @@ def resumed_dtype(checkpoint: Path) -> str | None:
 def run_command(command: Callable[[], int]) -> NoReturn:
     """Leaves the process with the exit code of `command`; a mistake or a lost run is one line on stderr."""
     try:
-        sys.exit(command())
+        code = command()
     except (UserError, NonFiniteLossError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    leave(code)
 
 
 if __name__ == "__main__":
