@@ -25,10 +25,9 @@ from model.glu import GLUConfig
 from optim.average import EMAConfig
 from optim.carry import CarryingTrainer
 from optim.groups import OptimConfig
-from optim.schedule import WarmdownFraction, WarmdownSteps
+from optim.schedule import WarmdownSteps
 from optim.trainer import TrainConfig
-from quantize.grid import INT6, INT8
-from quantize.plan import Rule
+from recipes.laptop import LAPTOP_OPTIM, LAPTOP_PLAN, LAPTOP_TRAIN
 from recipes.recipe import DataConfig, PackConfig, Recipe, RecordConfig
 
 
@@ -46,31 +45,10 @@ def baka() -> Recipe:
             embed=PlainEmbeddingConfig(init_std=0.02),
             tied=True,
         ),
-        train=TrainConfig(
-            seconds=300.0,
-            tokens_per_step=4096,
-            window=512,
-            num_slices=2,
-            log_every=20,
-            validate_every=None,
-            checkpoint_every=100,
-        ),
-        optim=OptimConfig(
-            momentum=0.95,
-            momentum_start=0.85,
-            momentum_warmup_steps=100,
-            grad_clip=1.0,
-            warmdown=WarmdownFraction(0.6),
-        ),
+        train=LAPTOP_TRAIN,
+        optim=LAPTOP_OPTIM,
         average=EMAConfig(decay=0.98),
-        pack=PackConfig(
-            plan=(
-                Rule("control", "fp16", max_elements=4096),
-                Rule("tables", INT8, pattern=r"^embed\."),
-                Rule("matrices", INT6),
-            ),
-            budget=1_000_000,
-        ),
+        pack=PackConfig(LAPTOP_PLAN, budget=1_000_000),
         eval=StreamConfig(chunk=512, documents="restart", batch_tokens=16_384),
         record=RecordConfig(
             title="Baka",

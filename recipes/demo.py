@@ -6,6 +6,8 @@
 Papers: those of recipes/int5_int6.py.
 """
 
+from dataclasses import replace
+
 from data.coprime import CoprimeLoader
 from eval.sliding import EvalConfig
 from model.attention import AttentionConfig
@@ -13,11 +15,7 @@ from model.embed import SmearBigramConfig
 from model.gpt import GPTConfig, LayerConfig
 from model.mlp import MLPConfig
 from optim.average import EMAConfig
-from optim.groups import OptimConfig
-from optim.schedule import WarmdownFraction
-from optim.trainer import TrainConfig
-from quantize.grid import INT6, INT8
-from quantize.plan import Rule
+from recipes.laptop import LAPTOP_OPTIM, LAPTOP_PLAN, LAPTOP_TRAIN
 from recipes.recipe import DataConfig, PackConfig, Recipe, RecordConfig
 
 
@@ -33,30 +31,10 @@ def demo() -> Recipe:
             layers=(LayerConfig(AttentionConfig(num_heads=4, num_kv_heads=2), MLPConfig(hidden=480)),) * 4,
             orthogonal_init=True,
         ),
-        train=TrainConfig(
-            seconds=120.0,
-            tokens_per_step=4096,
-            window=512,
-            num_slices=2,
-            log_every=20,
-            validate_every=None,
-            checkpoint_every=100,
-        ),
-        optim=OptimConfig(
-            momentum=0.95,
-            momentum_start=0.85,
-            momentum_warmup_steps=100,
-            grad_clip=1.0,
-            warmdown=WarmdownFraction(0.6),
-        ),
+        train=replace(LAPTOP_TRAIN, seconds=120.0),
+        optim=LAPTOP_OPTIM,
         average=EMAConfig(decay=0.98),
-        pack=PackConfig(
-            plan=(
-                Rule("control", "fp16", max_elements=4096),
-                Rule("tables", INT8, pattern=r"^embed\."),
-                Rule("matrices", INT6),
-            ),
-        ),
+        pack=PackConfig(LAPTOP_PLAN),
         eval=EvalConfig(window=512, stride=64, batch_tokens=16_384),
         record=RecordConfig(title="Demo", blurb="Two minutes of the #465 stack, scaled to two CPU cores."),
     )
