@@ -1,13 +1,11 @@
 """How long the judges take: `records check` of a folder, `records verify` of a record of the demo at full size."""
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.process import run_python
 from benchmarks.row import Row, median_row
 from runtime.source import repository_root
 
@@ -37,14 +35,5 @@ def judging_rows() -> list[Row]:
 def _timed(arguments: list[str], folder: Path, **environment: str) -> tuple[float, str]:
     """Seconds that `python arguments` took, and what it printed."""
     start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(repository_root()), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{arguments} failed:\n{done.stdout}\n{done.stderr}")
-    return time.perf_counter() - start, done.stdout
+    output = run_python(arguments, folder, **environment)
+    return time.perf_counter() - start, output

@@ -1,11 +1,10 @@
 """Peak memory of whole processes, as the operating system counted it."""
 
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.process import run_python
 from benchmarks.row import Row
 from runtime.source import repository_root
 
@@ -19,17 +18,7 @@ def peak_of(arguments: list[str], folder: Path, **environment: str) -> tuple[int
         "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:]); "
         "print('PEAK', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024); sys.exit(done.returncode)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, sys.executable, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(repository_root()), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{arguments} failed:\n{done.stdout}\n{done.stderr}")
-    output, _, peak = done.stdout.rpartition("PEAK ")
+    output, _, peak = run_python(["-c", script, sys.executable, *arguments], folder, **environment).rpartition("PEAK ")
     return int(peak), output
 
 

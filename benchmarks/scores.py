@@ -5,12 +5,10 @@ For scale: the public script of pull request 465, scaled to 1.06 M parameters (6
 """
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.process import run_python
 from benchmarks.row import Row
 from runtime.source import repository_root
 
@@ -20,16 +18,7 @@ def score_rows() -> list[Row]:
     data = str(repository_root() / "data/datasets/sotu_sp1024")
     with tempfile.TemporaryDirectory() as folder:
         arguments = [str(repository_root() / "train_gpt.py"), "demo", "--train.seconds", "300"]
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=folder,
-            env={**os.environ, "DATA_PATH": data, "RUN_ID": "score"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"{arguments} failed:\n{done.stdout}\n{done.stderr}")
+        run_python(arguments, Path(folder), DATA_PATH=data, RUN_ID="score")
         run = Path(folder, "runs/score")
         score = json.loads((run / "score.json").read_text())
         facts = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
