@@ -2,10 +2,12 @@
 
 Positions in `pristine` (rotary below NoPE below linspace), with a picture of the loss over the steps; in `baka` the
 negations, attention's gate on the feed-forward part, the memory, and the suffix that part 11 of the posts repairs. A
-row's value is how much lower the favoured variant's loss is, in nats a token.
+row's value is how much lower the favoured variant's loss is, in nats a token. Finished curves are kept in
+runs/baka_curves.jsonl and not trained again.
 """
 
 import io
+import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,14 +25,15 @@ from recipes.baka import baka
 from recipes.pristine import positioned, pristine
 from recipes.recipe import Recipe
 from recipes.stages import Validation, open_validation, plain_score, recipe_dataset
-from runtime.files import write_bytes
+from runtime.files import write_bytes, write_text
 from runtime.machine import Machine
 from train_gpt import build_trainer
 
 SEEDS = (1, 2, 3)
-STEPS, EVERY = 240, 24
+STEPS, EVERY, TOKENS_PER_STEP = 300, 25, 2048
 # Longer than a chunk, so that memory and caches count; pristine's windows stay independent within it.
-SCORED_WINDOW, SCORED_TOKENS = 2048, 65_536
+SCORED_WINDOW, SCORED_TOKENS = 2048, 32_768
+CURVES = Path("runs/baka_curves.jsonl")
 PICTURE = Path(__file__).parent / "pristine_positions.png"
 
 # Validation loss in nats a token at every `EVERY` steps.
@@ -73,7 +76,8 @@ CLAIMS = (
 
 def loss_curve(recipe: Recipe, seed: int, machine: Machine, steps: int = STEPS, every: int = EVERY) -> Curve:
     """Trains `steps` steps and scores the beginning of the validation split on the way."""
-    recipe = replace(recipe, train=replace(recipe.train, seed=seed, seconds=None, steps=steps))
+    train = replace(recipe.train, seed=seed, seconds=None, steps=steps, tokens_per_step=TOKENS_PER_STEP)
+    recipe = replace(recipe, train=train)
     dataset = recipe_dataset(recipe)
     whole = open_validation(dataset)
     validation, losses = Validation(whole.tokens[: SCORED_TOKENS + 1], whole.byte_table), []
@@ -86,6 +90,24 @@ def loss_curve(recipe: Recipe, seed: int, machine: Machine, steps: int = STEPS, 
     with tempfile.TemporaryDirectory() as folder:
         trainer.run(on_step, Path(folder) / "checkpoint.safetensors")
     return losses
+
+
+def kept_curves(machine: Machine) -> dict[str, list[Curve]]:
+    """The curves of every variant, a seed after the other; those that runs/baka_curves.jsonl lacks are trained."""
+    lines = CURVES.read_text(encoding="utf-8").splitlines() if CURVES.exists() else []
+    for seed in SEEDS:
+        for name, variant in BAKA_VARIANTS.items():
+            if not any(_run_of(line) == (name, seed, STEPS) for line in lines):
+                losses = loss_curve(variant(), seed, machine)
+                lines.append(json.dumps({"variant": name, "seed": seed, "steps": STEPS, "losses": losses}))
+                write_text(CURVES, "\n".join(lines) + "\n")
+    held = {_run_of(line): json.loads(line)["losses"] for line in lines}
+    return {name: [held[name, seed, STEPS] for seed in SEEDS] for name in BAKA_VARIANTS}
+
+
+def _run_of(line: str) -> tuple[str, int, int]:
+    facts = json.loads(line)
+    return facts["variant"], facts["seed"], facts["steps"]
 
 
 def draw_positions(curves: dict[str, list[Curve]]) -> bytes:
@@ -113,11 +135,12 @@ def claim_row(better: str, than: str, curves: dict[str, list[Curve]]) -> Row:
     ends = {name: [curve[-1] for curve in curves[name]] for name in (better, than)}
     said = ", ".join(f"{name} {mean(held):.4f} ± {stdev(held):.4f}" for name, held in ends.items())
     gain = mean(ends[than]) - mean(ends[better])
-    return Row(f"{better}_below_{than}", gain, "nats a token", (">=", 0.0), len(SEEDS), f"{STEPS} steps; {said}")
+    note = f"{STEPS} steps of {TOKENS_PER_STEP:,} tokens; {said}"
+    return Row(f"{better}_below_{than}", gain, "nats a token", (">=", 0.0), len(SEEDS), note)
 
 
 def baka_rows(machine: Machine) -> list[Row]:
     """One row a claim, and benchmarks/pristine_positions.png."""
-    curves = {name: [loss_curve(variant(), seed, machine) for seed in SEEDS] for name, variant in BAKA_VARIANTS.items()}
+    curves = kept_curves(machine)
     write_bytes(PICTURE, draw_positions({name: curves[name] for name in ("rotary", "nope", "linspace")}))
     return [claim_row(better, than, curves) for better, than in CLAIMS]
