@@ -1,22 +1,18 @@
 """How fast the chunked delta rule is: against the reference, against causal attention, over the length; its memory.
 
-    python -m ops.delta_rule.bench 4096     # one forward and backward at that length: what peak memory is measured of
-
 Forward and backward in fp32, heads of 64, as many threads as OMP_NUM_THREADS says; forms take turns within a round.
 """
 
-import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
+from itertools import accumulate
 from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.memory import peak_of
 from benchmarks.row import Row, median_row
 from ops.delta_rule.chunked import chunked_delta_rule
 from ops.delta_rule.reference import delta_rule_reference
@@ -93,14 +89,19 @@ def _flatness_row() -> Row:
     return Row("delta_rule_time_a_token", max(each.values()) / min(each.values()), "max / min", ("<=", 1.15), 5, note)
 
 
+def peak_tensor_bytes(once: Callable[[], float]) -> int:
+    """The most bytes of tensors that `once` holds at a time, beyond those that it was made with."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        once()
+    events = [event for event in watched.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+
 def _memory_row() -> Row:
-    """The growth of peak memory from T = 16384 to 32768 over twice that from 8192 to 16384: 1 if it is linear."""
-    with tempfile.TemporaryDirectory() as folder:
-        sizes = [peak_of(["-m", "ops.delta_rule.bench", str(n)], Path(folder))[0] for n in (8192, 16384, 32768)]
+    """The growth of that peak from T = 8192 to 16384 over twice that from 4096 to 8192: 1 if it is linear."""
+    sizes = [peak_tensor_bytes(turn(chunked_delta_rule, 1, length)) for length in LENGTHS[2:]]
     first, second = sizes[1] - sizes[0], sizes[2] - sizes[1]
-    note = f"{second / 16384 / HEADS:.0f} bytes a token and head in all, inputs and gradients included"
+    note = (
+        f"{second / LENGTHS[3] / HEADS:.0f} bytes a token and head beside the inputs, {sizes[2] / 2**20:.0f} MiB in all"
+    )
     return Row("delta_rule_memory_growth", second / (2 * first), "of linear", ("<=", 1.1), 1, note)
-
-
-if __name__ == "__main__":
-    turn(chunked_delta_rule, 1, int(sys.argv[1]))()
