@@ -38,7 +38,10 @@ def kernel_delta_rule(
     if v.dtype == torch.float64:
         raise UserError("the delta rule's kernels take fp16, bf16 or fp32, got torch.float64; nearest torch.float32")
     if max(Dk, Dv) > LARGEST_HEAD:
-        raise UserError(f"the delta rule's kernels take heads of at most {LARGEST_HEAD}, got {Dk} and {Dv}")
+        raise UserError(
+            f"the delta rule's kernels take heads of at most {LARGEST_HEAD}, got {Dk} and {Dv}; "
+            f"nearest {min(Dk, LARGEST_HEAD)} and {min(Dv, LARGEST_HEAD)}"
+        )
     g = v.new_zeros(B, T, Hv, dtype=torch.float32) if g is None else g.float()
     state = v.new_zeros(B, Hv, Dk, Dv, dtype=torch.float32) if state is None else state
     segment = v.new_zeros(B, T, dtype=torch.int32) if starts is None else starts.cumsum(1, dtype=torch.int32)

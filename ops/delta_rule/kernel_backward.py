@@ -17,14 +17,14 @@ The gradient of A is -Xᵀ (dU (B V)ᵀ + dW (...)ᵀ) Xᵀ, which is -Z Nᵀ be
 Predicting from the undecayed memory, what goes through R does not reach token i's own decay.
 """
 
+from ops.delta_rule.kernel_decays import decay_between, decay_entering, decay_to_reads, decays_leaving, load_segments
 from ops.delta_rule.tiles import (
-    decay_between,
+    chunk_place,
+    dot_products,
     load_numbers,
     load_state,
     load_vectors,
-    masked_exp,
     product,
-    segment_before,
     store_numbers,
     store_state,
     store_vectors,
@@ -52,17 +52,11 @@ def local_kernel(
     BV: constexpr,
 ):
     """Grid: chunks, B HV."""
-    sequence, head, first = (tl.program_id(1) // HV).to(tl.int64), tl.program_id(1) % HV, tl.program_id(0) * C
-    token, length, rows = sequence * T + first, T - first, tl.arange(0, C)
-    gram = tl.zeros((C, C), tl.float32)
-    for column in range(0, DK, BK):
-        wide = column + tl.arange(0, BK)
-        queries = load_vectors(q, token, head // (HV // H), rows, wide, length, H, DK)
-        keys = load_vectors(k, token, head // (HV // H), rows, wide, length, H, DK)
-        gram += product(queries, tl.trans(keys))
-    G = load_numbers(cumulative, token, head, rows, length, HV)
-    segments = load_numbers(segment, token, 0, rows, length, 1, -1)
-    P = scale * gram * decay_between(G, G, segments, rows[:, None] >= rows[None, :])
+    head, rows = tl.program_id(1) % HV, tl.arange(0, C)
+    _, token, length = chunk_place(tl.program_id(1), tl.program_id(0), T, HV, C)
+    gram = dot_products(q, k, token, head // (HV // H), rows, length, H, DK, C, BK)
+    G, segments = load_numbers(cumulative, token, head, rows, length, HV), load_segments(segment, token, rows, length)
+    P = scale * gram * decay_to_reads(G, segments, rows)
     for column in range(0, DV, BV):
         columns = column + tl.arange(0, BV)
         dO = load_vectors(d_output, token, head, rows, columns, length, HV, DV)
@@ -95,28 +89,97 @@ def state_gradients_kernel(
 ):
     """Grid: blocks of DV, B HV."""
     owner, head = tl.program_id(1).to(tl.int64), tl.program_id(1) % HV
-    sequence, chunks = owner // HV, tl.cdiv(T, C)
-    rows, wide, columns = tl.arange(0, C), tl.arange(0, BK), tl.program_id(0) * BV + tl.arange(0, BV)
+    chunks, rows, wide = tl.cdiv(T, C), tl.arange(0, C), tl.arange(0, BK)
+    columns = tl.program_id(0) * BV + tl.arange(0, BV)
     D = load_state(d_final, owner, wide, columns, DK, DV)
     for later_chunks in range(chunks):
         chunk = chunks - 1 - later_chunks
-        token, length = sequence * T + chunk * C, T - chunk * C
-        last = token + min(length, C) - 1
+        begin, token, length = chunk_place(owner, chunk, T, HV, C)
         store_state(d_states, D, owner * chunks + chunk, wide, columns, DK, DV)
-        segments, leaving = load_numbers(segment, token, 0, rows, length, 1, -1), tl.load(segment + last)
-        entering = segment_before(segment, sequence * T, chunk * C)
-        G, G_last = load_numbers(cumulative, token, head, rows, length, HV), tl.load(cumulative + last * HV + head)
+        G = load_numbers(cumulative, token, head, rows, length, HV)
+        segments = load_segments(segment, token, rows, length)
+        leaves, through = decays_leaving(G, segments, cumulative, segment, begin, token, head, length, HV, C)
         keys = load_vectors(k, token, head // (HV // H), rows, wide, length, H, DK)
-        dN = masked_exp(G_last - G, segments == leaving)[:, None] * product(keys, D.to(keys.dtype))
+        dN = leaves[:, None] * product(keys, D.to(keys.dtype))
         dN += load_vectors(d_local, token, head, rows, columns, length, HV, DV)
         store_vectors(d_written, dN, token, head, rows, columns, length, HV, DV)
         queries = load_vectors(q, token, head // (HV // H), rows, wide, length, H, DK)
         dO = load_vectors(d_output, token, head, rows, columns, length, HV, DV)
-        dO = (dO * (scale * masked_exp(G, segments == entering))[:, None]).to(queries.dtype)
+        enters = scale * decay_entering(G, segments, segment, begin, token)
+        dO = (dO * enters[:, None]).to(queries.dtype)
         reads = load_vectors(w, token, head, rows, wide, length, HV, DK)
-        D *= masked_exp(G_last, leaving == entering)
+        D *= through
         D += product(tl.trans(queries), dO) - product(tl.trans(reads), dN.to(reads.dtype))
     store_state(d_state, D, owner, wide, columns, DK, DV)
+
+
+@jit
+def value_gradients(
+    v,  # [B, T, HV, DV]
+    written,  # [B, T, HV, DV]
+    d_output,  # [B, T, HV, DV]
+    d_written,  # [B, T, HV, DV]
+    d_v,  # [B, T, HV, DV], written
+    rates,  # [C], β
+    solved,  # [C, C], Xᵀ
+    token,
+    head,
+    rows,
+    length,
+    HV: constexpr,
+    DV: constexpr,
+    C: constexpr,
+    BV: constexpr,
+):
+    """Writes dV; returns dO Nᵀ and Z Nᵀ [C, C], and rowsum(Z ⊙ V) [C]."""
+    dON, ZN, d_rates = tl.zeros((C, C), tl.float32), tl.zeros((C, C), tl.float32), tl.zeros((C,), tl.float32)
+    for start in range(0, DV, BV):
+        columns = start + tl.arange(0, BV)
+        Z = product(solved, load_vectors(d_written, token, head, rows, columns, length, HV, DV))
+        store_vectors(d_v, rates[:, None] * Z, token, head, rows, columns, length, HV, DV)
+        d_rates += tl.sum(Z * load_vectors(v, token, head, rows, columns, length, HV, DV), axis=1)
+        N = load_vectors(written, token, head, rows, columns, length, HV, DV)
+        ZN += product(Z.to(solved.dtype), tl.trans(N))
+        dON += product(load_vectors(d_output, token, head, rows, columns, length, HV, DV), tl.trans(N))
+    return dON, ZN, d_rates
+
+
+@jit
+def state_products(
+    written,  # [B, T, HV, DV]
+    states,  # [B, HV, chunks, DK, DV]
+    d_output,  # [B, T, HV, DV]
+    d_written,  # [B, T, HV, DV]
+    d_states,  # [B, HV, chunks, DK, DV]
+    solved,  # [C, C], Xᵀ
+    index,  # of the chunk's state
+    token,
+    head,
+    rows,
+    wide,  # [BK], of the keys' features
+    length,
+    HV: constexpr,
+    DK: constexpr,
+    DV: constexpr,
+    C: constexpr,
+    BK: constexpr,
+    BV: constexpr,
+):
+    """dO Sᵀ, Z Sᵀ and N D'ᵀ [C, BK] for these features of the keys, and their part of <S, D'>."""
+    from_reads, from_recalls = tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32)
+    from_writes, kept = tl.zeros((C, BK), tl.float32), 0.0
+    for start in range(0, DV, BV):
+        columns = start + tl.arange(0, BV)
+        S = load_state(states, index, wide, columns, DK, DV)
+        D = load_state(d_states, index, wide, columns, DK, DV)
+        dO = load_vectors(d_output, token, head, rows, columns, length, HV, DV)
+        N = load_vectors(written, token, head, rows, columns, length, HV, DV)
+        Z = product(solved, load_vectors(d_written, token, head, rows, columns, length, HV, DV))
+        from_reads += product(dO, tl.trans(S))
+        from_recalls += product(Z.to(solved.dtype), tl.trans(S))
+        from_writes += product(N, tl.trans(D))
+        kept += tl.sum(S.to(tl.float32) * D.to(tl.float32))
+    return from_reads, from_recalls, from_writes, kept
 
 
 @tuned
@@ -152,55 +215,34 @@ def gradients_kernel(
     UNDECAYED: constexpr,
 ):
     """Grid: chunks, B HV."""
-    owner, head, first = tl.program_id(1).to(tl.int64), tl.program_id(1) % HV, tl.program_id(0) * C
-    sequence, index = owner // HV, owner * tl.cdiv(T, C) + tl.program_id(0)
-    token, length, rows = sequence * T + first, T - first, tl.arange(0, C)
+    owner, chunk, head, rows = tl.program_id(1), tl.program_id(0), tl.program_id(1) % HV, tl.arange(0, C)
+    begin, token, length = chunk_place(owner, chunk, T, HV, C)
     rates = load_numbers(beta, token, head, rows, length, HV)
     solved = tl.trans(load_vectors(inverse, token, head, rows, rows, length, HV, C)).to(k.dtype.element_ty)
+    dON, ZN, d_rates = value_gradients(
+        v, written, d_output, d_written, d_v, rates, solved, token, head, rows, length, HV, DV, C, BV
+    )
 
-    # Over the values: dV, and the two matrices between tokens.
-    dP, ZN, d_rates = tl.zeros((C, C), tl.float32), tl.zeros((C, C), tl.float32), tl.zeros((C,), tl.float32)
-    for column in range(0, DV, BV):
-        columns = column + tl.arange(0, BV)
-        Z = product(solved, load_vectors(d_written, token, head, rows, columns, length, HV, DV))
-        store_vectors(d_v, rates[:, None] * Z, token, head, rows, columns, length, HV, DV)
-        d_rates += tl.sum(Z * load_vectors(v, token, head, rows, columns, length, HV, DV), axis=1)
-        N = load_vectors(written, token, head, rows, columns, length, HV, DV)
-        ZN += product(Z.to(k.dtype.element_ty), tl.trans(N))
-        dP += product(load_vectors(d_output, token, head, rows, columns, length, HV, DV), tl.trans(N))
-
-    last = token + min(length, C) - 1
-    segments, leaving = load_numbers(segment, token, 0, rows, length, 1, -1), tl.load(segment + last)
-    entering = segment_before(segment, sequence * T, first)
-    G, G_last = load_numbers(cumulative, token, head, rows, length, HV), tl.load(cumulative + last * HV + head)
+    G, segments = load_numbers(cumulative, token, head, rows, length, HV), load_segments(segment, token, rows, length)
     later = load_numbers(recall, token, head, rows, length, HV)
-    reads = scale * masked_exp(G, segments == entering)
-    recalls = masked_exp(later, segments == entering)
-    leaves = masked_exp(G_last - G, segments == leaving)
-    between_reads = scale * dP * decay_between(G, G, segments, rows[:, None] >= rows[None, :])
-    between_reads = between_reads.to(k.dtype.element_ty)
+    reads = scale * decay_entering(G, segments, segment, begin, token)
+    recalls = decay_entering(later, segments, segment, begin, token)
+    leaves, through = decays_leaving(G, segments, cumulative, segment, begin, token, head, length, HV, C)
+    between_reads = (scale * dON * decay_to_reads(G, segments, rows)).to(solved.dtype)
     between_recalls = -ZN * decay_between(later, G, segments, rows[:, None] > rows[None, :])
     # Rounded once for the row and for the column that it adds to: in the gradient of a decay the two cancel.
-    between_writes = (rates[:, None] * between_recalls).to(k.dtype.element_ty)
-    between_recalls = between_recalls.to(k.dtype.element_ty)
+    between_writes = (rates[:, None] * between_recalls).to(solved.dtype)
+    between_recalls = between_recalls.to(solved.dtype)
 
     # Over the keys: dQ and dK, and what is left of dβ and the decays.
+    index = owner.to(tl.int64) * tl.cdiv(T, C) + chunk
     d_later, d_G, d_last = tl.zeros((C,), tl.float32), tl.zeros((C,), tl.float32), 0.0
     for start in range(0, DK, BK):
         wide = start + tl.arange(0, BK)
-        from_reads, from_recalls = tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32)
-        from_writes, kept = tl.zeros((C, BK), tl.float32), 0.0
-        for column in range(0, DV, BV):
-            columns = column + tl.arange(0, BV)
-            S = load_state(states, index, wide, columns, DK, DV)
-            D = load_state(d_states, index, wide, columns, DK, DV)
-            dO = load_vectors(d_output, token, head, rows, columns, length, HV, DV)
-            N = load_vectors(written, token, head, rows, columns, length, HV, DV)
-            Z = product(solved, load_vectors(d_written, token, head, rows, columns, length, HV, DV))
-            from_reads += product(dO, tl.trans(S))
-            from_recalls += product(Z.to(k.dtype.element_ty), tl.trans(S))
-            from_writes += product(N, tl.trans(D))
-            kept += tl.sum(S.to(tl.float32) * D.to(tl.float32))
+        from_reads, from_recalls, from_writes, kept = state_products(
+            *(written, states, d_output, d_written, d_states, solved, index),
+            *(token, head, rows, wide, length, HV, DK, DV, C, BK, BV),
+        )
         queries = load_vectors(q, token, head // (HV // H), rows, wide, length, H, DK)
         keys = load_vectors(k, token, head // (HV // H), rows, wide, length, H, DK)
         dQ = reads[:, None] * from_reads + product(between_reads, keys)
@@ -213,7 +255,7 @@ def gradients_kernel(
         d_rates += tl.sum(keys * (product(between_recalls, keys) - from_recalls), axis=1)
         d_later += tl.sum(keys * BR, axis=1)
         d_G += tl.sum(queries * dQ - keys * L, axis=1)
-        d_last += tl.sum(keys * from_writes) + masked_exp(G_last, leaving == entering) * kept
+        d_last += tl.sum(keys * from_writes) + through * kept
     store_numbers(d_beta, d_rates, token, head, rows, length, HV)
     d_decay = d_last + tl.cumsum(d_G + d_later, 0, reverse=True)
     if UNDECAYED:

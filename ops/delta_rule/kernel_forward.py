@@ -16,19 +16,25 @@ state are fp32.
 1. Yang et al. 2024, DeltaNet, arXiv 2406.06484.  2. Yang et al. 2025, Gated DeltaNet, arXiv 2412.06464.
 """
 
-from ops.delta_rule.tiles import (
+from ops.delta_rule.kernel_decays import (
     decay_between,
+    decay_entering,
+    decay_to_reads,
+    decays_leaving,
+    load_segments,
+    sum_of_row,
+)
+from ops.delta_rule.tiles import (
+    chunk_place,
+    dot_products,
     inverse_of_one_plus,
     load_numbers,
     load_state,
     load_vectors,
-    masked_exp,
     product,
-    segment_before,
     store_numbers,
     store_state,
     store_vectors,
-    sum_of_row,
 )
 from ops.triton_or_none import constexpr, jit, tl, tuned
 
@@ -54,8 +60,8 @@ def solve_kernel(
     UNDECAYED: constexpr,
 ):
     """Grid: chunks, B HV."""
-    sequence, head, first = (tl.program_id(1) // HV).to(tl.int64), tl.program_id(1) % HV, tl.program_id(0) * C
-    token, length, rows = sequence * T + first, T - first, tl.arange(0, C)
+    head, rows = tl.program_id(1) % HV, tl.arange(0, C)
+    _, token, length = chunk_place(tl.program_id(1), tl.program_id(0), T, HV, C)
     decay = load_numbers(g, token, head, rows, length, HV)
     strict = rows[:, None] > rows[None, :]
     G = sum_of_row(decay, rows[:, None] >= rows[None, :])
@@ -63,13 +69,9 @@ def solve_kernel(
     later = sum_of_row(decay, strict) if UNDECAYED else G
     store_numbers(cumulative, G, token, head, rows, length, HV)
     store_numbers(recall, later, token, head, rows, length, HV)
-    gram = tl.zeros((C, C), tl.float32)
-    for column in range(0, DK, BK):
-        keys = load_vectors(k, token, head // (HV // H), rows, column + tl.arange(0, BK), length, H, DK)
-        gram += product(keys, tl.trans(keys))
-    segments = load_numbers(segment, token, 0, rows, length, 1, -1)
+    gram = dot_products(k, k, token, head // (HV // H), rows, length, H, DK, C, BK)
     rates = load_numbers(beta, token, head, rows, length, HV)
-    A = rates[:, None] * gram * decay_between(later, G, segments, strict)
+    A = rates[:, None] * gram * decay_between(later, G, load_segments(segment, token, rows, length), strict)
     store_vectors(inverse, inverse_of_one_plus(A, C), token, head, rows, rows, length, HV, C)
 
 
@@ -94,18 +96,16 @@ def project_kernel(
     BV: constexpr,
 ):
     """Grid: chunks, B HV."""
-    sequence, head, first = (tl.program_id(1) // HV).to(tl.int64), tl.program_id(1) % HV, tl.program_id(0) * C
-    token, length, rows = sequence * T + first, T - first, tl.arange(0, C)
-    segments = load_numbers(segment, token, 0, rows, length, 1, -1)
-    later = load_numbers(recall, token, head, rows, length, HV)
-    enters = masked_exp(later, segments == segment_before(segment, sequence * T, first))
+    head, rows = tl.program_id(1) % HV, tl.arange(0, C)
+    begin, token, length = chunk_place(tl.program_id(1), tl.program_id(0), T, HV, C)
+    later, segments = load_numbers(recall, token, head, rows, length, HV), load_segments(segment, token, rows, length)
     solved = load_vectors(inverse, token, head, rows, rows, length, HV, C)
     solved *= load_numbers(beta, token, head, rows, length, HV)[None, :]
     for column in range(0, DV, BV):
         columns = column + tl.arange(0, BV)
         values = load_vectors(v, token, head, rows, columns, length, HV, DV)
         store_vectors(u, product(solved.to(values.dtype), values), token, head, rows, columns, length, HV, DV)
-    solved *= enters[None, :]
+    solved *= decay_entering(later, segments, segment, begin, token)[None, :]
     for column in range(0, DK, BK):
         columns = column + tl.arange(0, BK)
         keys = load_vectors(k, token, head // (HV // H), rows, columns, length, H, DK)
@@ -135,21 +135,20 @@ def states_kernel(
 ):
     """Grid: blocks of DV, B HV."""
     owner, head = tl.program_id(1).to(tl.int64), tl.program_id(1) % HV
-    sequence, chunks = owner // HV, tl.cdiv(T, C)
-    rows, wide, columns = tl.arange(0, C), tl.arange(0, BK), tl.program_id(0) * BV + tl.arange(0, BV)
+    chunks, rows, wide = tl.cdiv(T, C), tl.arange(0, C), tl.arange(0, BK)
+    columns = tl.program_id(0) * BV + tl.arange(0, BV)
     S = load_state(state, owner, wide, columns, DK, DV)
     for chunk in range(chunks):
-        token, length = sequence * T + chunk * C, T - chunk * C
-        last = token + min(length, C) - 1
+        begin, token, length = chunk_place(owner, chunk, T, HV, C)
         store_state(states, S, owner * chunks + chunk, wide, columns, DK, DV)
         reads = load_vectors(w, token, head, rows, wide, length, HV, DK)
         N = load_vectors(u, token, head, rows, columns, length, HV, DV) - product(reads, S.to(reads.dtype))
         store_vectors(written, N, token, head, rows, columns, length, HV, DV)
-        segments, leaving = load_numbers(segment, token, 0, rows, length, 1, -1), tl.load(segment + last)
-        G, G_last = load_numbers(cumulative, token, head, rows, length, HV), tl.load(cumulative + last * HV + head)
-        leaves = masked_exp(G_last - G, segments == leaving)
+        G = load_numbers(cumulative, token, head, rows, length, HV)
+        segments = load_segments(segment, token, rows, length)
+        leaves, through = decays_leaving(G, segments, cumulative, segment, begin, token, head, length, HV, C)
         keys = load_vectors(k, token, head // (HV // H), rows, wide, length, H, DK)
-        S *= masked_exp(G_last, leaving == segment_before(segment, sequence * T, chunk * C))
+        S *= through
         S += product(tl.trans(keys), (N * leaves[:, None]).to(keys.dtype))
     store_state(final, S, owner, wide, columns, DK, DV)
 
@@ -175,10 +174,9 @@ def outputs_kernel(
     BV: constexpr,
 ):
     """Grid: blocks of DV, chunks, B HV."""
-    owner, head, first = tl.program_id(2).to(tl.int64), tl.program_id(2) % HV, tl.program_id(1) * C
-    sequence, index = owner // HV, owner * tl.cdiv(T, C) + tl.program_id(1)
-    token, length, rows = sequence * T + first, T - first, tl.arange(0, C)
-    columns = tl.program_id(0) * BV + tl.arange(0, BV)
+    owner, chunk, head, rows = tl.program_id(2), tl.program_id(1), tl.program_id(2) % HV, tl.arange(0, C)
+    begin, token, length = chunk_place(owner, chunk, T, HV, C)
+    index, columns = owner.to(tl.int64) * tl.cdiv(T, C) + chunk, tl.program_id(0) * BV + tl.arange(0, BV)
     gram, from_state = tl.zeros((C, C), tl.float32), tl.zeros((C, BV), tl.float32)
     for start in range(0, DK, BK):
         wide = start + tl.arange(0, BK)
@@ -187,9 +185,8 @@ def outputs_kernel(
         gram += product(queries, tl.trans(keys))
         from_state += product(queries, load_state(states, index, wide, columns, DK, DV))
     G = load_numbers(cumulative, token, head, rows, length, HV)
-    segments = load_numbers(segment, token, 0, rows, length, 1, -1)
-    enters = masked_exp(G, segments == segment_before(segment, sequence * T, first))
-    weights = gram * decay_between(G, G, segments, rows[:, None] >= rows[None, :])
+    segments = load_segments(segment, token, rows, length)
+    enters, weights = decay_entering(G, segments, segment, begin, token), gram * decay_to_reads(G, segments, rows)
     N = load_vectors(written, token, head, rows, columns, length, HV, DV)
     result = scale * (enters[:, None] * from_state + product(weights.to(N.dtype), N))
     store_vectors(output, result, token, head, rows, columns, length, HV, DV)

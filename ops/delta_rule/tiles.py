@@ -1,8 +1,7 @@
-"""What the kernels of the delta rule share: tiles in and out of memory, decays between tokens, the inverse of a chunk.
+"""What the kernels of the delta rule share: where a chunk lies, tiles in and out of memory, the inverse of a chunk.
 
-Every kernel works on chunks of C tokens. Rows beyond the sequence are read as zeros and belong to segment -1, which no
-token reaches; a segment is what lies between two resets of the state. A decay is masked before the exponential, where
-a later token less an earlier one could overflow. Pointers advance in 64 bits; places within a chunk fit into 32.
+Every kernel works on chunks of C tokens, of which `rows` are the numbers; rows beyond the sequence are read as zeros.
+Pointers advance in 64 bits; places within a chunk fit into 32.
 """
 
 from ops.triton_or_none import INTERPRETED, constexpr, jit, tl
@@ -15,6 +14,16 @@ def product(a, b):
     if INTERPRETED:
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, input_precision="tf32x3")
+
+
+@jit
+def chunk_place(owner, chunk, T, HV: constexpr, C: constexpr):
+    """Where the owner's sequence begins in the batch, where this chunk of it does, and how many tokens are left there.
+
+    An owner is a head of a sequence, and has a state.
+    """
+    begin = (owner // HV).to(tl.int64) * T
+    return begin, begin + chunk * C, T - chunk * C
 
 
 @jit
@@ -64,27 +73,25 @@ def store_state(pointer, values, index, wide, columns, DK: constexpr, DV: conste
 
 
 @jit
-def segment_before(segment, sequence, first):
-    """The segment of the state that enters a chunk at token `first` of the sequence that begins at `sequence`."""
-    return tl.load(segment + sequence + first - 1, mask=first > 0, other=0)
-
-
-@jit
-def sum_of_row(numbers, mask):
-    """For each row of the mask the sum of the numbers that it lets through: [C]. Equal rows give equal bits."""
-    return tl.sum(tl.where(mask, numbers[None, :], 0.0), axis=1)
-
-
-@jit
-def masked_exp(exponent, mask):
-    """exp where the mask holds, else zero."""
-    return tl.exp(tl.where(mask, exponent, float("-inf")))
-
-
-@jit
-def decay_between(later, earlier, segments, causal):
-    """exp(later_i - earlier_j) where token j reaches token i: [C, C]."""
-    return masked_exp(later[:, None] - earlier[None, :], causal & (segments[:, None] == segments[None, :]))
+def dot_products(
+    left,  # [B, T, HEADS, D]
+    right,  # [B, T, HEADS, D]
+    token,
+    head,
+    rows,
+    length,
+    HEADS: constexpr,
+    D: constexpr,
+    C: constexpr,
+    BLOCK: constexpr,
+):
+    """Of every vector of the chunk in `left` with every one in `right`: [C, C]."""
+    sums = tl.zeros((C, C), tl.float32)
+    for start in range(0, D, BLOCK):
+        columns = start + tl.arange(0, BLOCK)
+        a = load_vectors(left, token, head, rows, columns, length, HEADS, D)
+        sums += product(a, tl.trans(load_vectors(right, token, head, rows, columns, length, HEADS, D)))
+    return sums
 
 
 @jit
