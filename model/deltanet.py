@@ -10,19 +10,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.bit_linear import BitLinearConfig, LinearConfig
+from model.convolved import ConvolvedMixer, MemoryState
 from model.decay import NoDecayConfig, SigmoidDecayConfig, StepDecayConfig
 from model.readout import NormedReadoutConfig, SigmoidReadoutConfig
-from model.short_conv import ShortConv
 from ops.delta_rule.dispatch import delta_rule
 from ops.rms_norm.fused import l2_norm
 from runtime.errors import UserError, nearest_multiple
-
-# The last conv_size - 1 inputs of the convolutions of q, k and v, and S [B, value heads, Dk, Dv].
-DeltaNetState = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -75,24 +71,17 @@ class DeltaNetConfig:
         )
 
 
-class DeltaNet(nn.Module):
+class DeltaNet(ConvolvedMixer):
     """A mixer: y, state = mixer(x, state) with x and y [B, T, dim]."""
 
     def __init__(self, config: DeltaNetConfig, dim: int) -> None:
-        super().__init__()
-        self.config = config
-        self.Dk, self.Dv = config.head_sizes(dim)
-        keys, values, linear = config.num_heads * self.Dk, config.value_heads * self.Dv, config.linear
-        self.query = linear.build(dim, keys)
-        self.key = linear.build(dim, keys)
-        self.value = linear.build(dim, values)
-        # One convolution of the three side by side takes twice as long on a CPU.
-        self.query_conv = ShortConv(keys, config.conv_size, init_std=0.02)
-        self.key_conv = ShortConv(keys, config.conv_size, init_std=0.02)
-        self.value_conv = ShortConv(values, config.conv_size, init_std=0.02)
+        (Dk, Dv), linear = config.head_sizes(dim), config.linear
+        values = config.value_heads * Dv
+        super().__init__(dim, config.num_heads * Dk, values, config.conv_size, linear)
+        self.config, self.Dk, self.Dv = config, Dk, Dv
         self.beta = linear.build(dim, config.value_heads)
         self.decay = config.decay.build(dim, config.value_heads, linear)
-        self.readout = config.readout.build(dim, config.value_heads, self.Dv, linear)
+        self.readout = config.readout.build(dim, config.value_heads, Dv, linear)
         self.project = linear.build(values, dim, zero_init=True)
 
     def reset_parameters(self) -> None:
@@ -103,19 +92,16 @@ class DeltaNet(nn.Module):
     def forward(
         self,
         x: Tensor,  # [B, T, dim]
-        state: DeltaNetState | None = None,  # of what came before x; None at the start of a text
-    ) -> tuple[Tensor, DeltaNetState]:
-        q_tail, k_tail, v_tail, S = state or (None,) * 4
-        q, q_tail = self.query_conv(self.query(x), q_tail)
-        k, k_tail = self.key_conv(self.key(x), k_tail)
-        v, v_tail = self.value_conv(self.value(x), v_tail)
-        q, k = (l2_norm(F.silu(part).unflatten(-1, (-1, self.Dk)), self.config.l2_eps) for part in (q, k))
-        v = F.silu(v).unflatten(-1, (-1, self.Dv))
+        state: MemoryState | None = None,  # of what came before x; None at the start of a text
+    ) -> tuple[Tensor, MemoryState]:
+        q, k, v, tails, S = self.convolved(x, state)
+        q, k = (l2_norm(part.unflatten(-1, (-1, self.Dk)), self.config.l2_eps) for part in (q, k))
+        v = v.unflatten(-1, (-1, self.Dv))
         beta = self.config.largest_beta * torch.sigmoid(self.beta(x))
         o, S = delta_rule(
             q, k, v, beta, self.decay(x), S, scale=self.config.q_scale, predict_from=self.config.predict_from
         )
-        return self.project(self.readout(o, x)), (q_tail, k_tail, v_tail, S)
+        return self.project(self.readout(o, x)), (*tails, S)
 
 
 def _head_size(name: str, expand: float, dim: int, num_heads: int) -> int:

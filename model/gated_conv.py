@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.bit_linear import BitLinearConfig, LinearConfig
-from model.short_conv import ShortConv
+from model.short_conv import ShortConv, check_taps
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class GatedConvConfig:
     has_bounded_state: ClassVar[bool] = True
 
     def build(self, dim: int) -> "GatedConv":
+        check_taps(self.size)
         return GatedConv(self, dim)
 
     def mixing_flops(self, dim: int, window: int) -> float:

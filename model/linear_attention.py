@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.bit_linear import LinearConfig
-from model.deltanet import DeltaNetState
+from model.convolved import ConvolvedMixer, MemoryState
 from model.linear import Linear
 from model.readout import NormedReadoutConfig
-from model.short_conv import ShortConv
 from ops.rms_norm.fused import l2_norm
 from runtime.errors import UserError, nearest_multiple
 
@@ -43,30 +41,25 @@ class LinearAttentionConfig:
         return 2 * 3 * dim * self.conv_size + 2 * 2 * dim * dim / self.num_heads
 
 
-class LinearAttention(nn.Module):
+class LinearAttention(ConvolvedMixer):
     """A mixer: y, state = mixer(x, state) with x and y [B, T, dim]; a call costs T² scores a head."""
 
     def __init__(self, config: LinearAttentionConfig, dim: int) -> None:
-        super().__init__()
+        super().__init__(dim, dim, dim, config.conv_size, LinearConfig())
         self.config = config
-        self.query, self.key, self.value = (Linear(dim, dim) for _ in range(3))
-        self.query_conv, self.key_conv, self.value_conv = (ShortConv(dim, config.conv_size, 0.02) for _ in range(3))
         self.readout = NormedReadoutConfig().build(dim, config.num_heads, dim // config.num_heads, LinearConfig())
         self.project = Linear(dim, dim, zero_init=True)
 
     def forward(
         self,
         x: Tensor,  # [B, T, dim]
-        state: DeltaNetState | None = None,  # of what came before x; None at the start of a text
-    ) -> tuple[Tensor, DeltaNetState]:
-        q_tail, k_tail, v_tail, S = state or (None,) * 4
-        q, q_tail = self.query_conv(self.query(x), q_tail)
-        k, k_tail = self.key_conv(self.key(x), k_tail)
-        v, v_tail = self.value_conv(self.value(x), v_tail)
-        q, k, v = (F.silu(part).unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2) for part in (q, k, v))
+        state: MemoryState | None = None,  # of what came before x; None at the start of a text
+    ) -> tuple[Tensor, MemoryState]:
+        *qkv, tails, S = self.convolved(x, state)
+        q, k, v = (part.unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2) for part in qkv)
         q, k = (l2_norm(part, self.config.l2_eps) for part in (q, k))
         o, S = linear_attention(q, k, v, S)
-        return self.project(self.readout(o.transpose(1, 2), x)), (q_tail, k_tail, v_tail, S)
+        return self.project(self.readout(o.transpose(1, 2), x)), (*tails, S)
 
 
 def linear_attention(

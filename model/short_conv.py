@@ -9,12 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from runtime.errors import UserError
+
+
+def check_taps(size: int) -> None:
+    """Raises UserError for a convolution without taps."""
+    if size < 1:
+        raise UserError(f"a short convolution has at least 1 tap, got {size}; nearest 1")
+
 
 class ShortConv(nn.Module):
     """y, tail = conv(x, tail): [B, T, channels] and the last size - 1 inputs, [B, size - 1, channels]."""
 
     def __init__(self, channels: int, size: int, init_std: float) -> None:
         super().__init__()
+        check_taps(size)
         self.taps = nn.Parameter(torch.empty(channels, size))
         self.init_std = init_std
 

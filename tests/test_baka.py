@@ -30,7 +30,7 @@ TINY_BAKA = BakaConfig(
 
 
 def built(config=TINY_BAKA, seed=0):
-    """A model in float64 in which nothing is zero."""
+    """A model of any config in float64 in which nothing is zero."""
     model = config.build(torch.float64).reset_parameters(seed).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -219,7 +219,7 @@ def test_where_gradients_stop_between_chunks(bptt, reached):
 def test_released_gradients_stop_in_odd_layers_alone():
     model, tokens = built(replace(TINY_BAKA, bptt="released", memory=MemoryConfig(0))), text(8, rows=1)
     _, state = model(tokens, tokens)
-    opened = model._opened(state, 1)
+    opened = model.opened(state, 1)
     assert [own[0].requires_grad for own in opened[1:]] == [True, True]  # the gates' own
     gates = [layer.attention.past_key_gate.weight for layer in model.layers]
     keys = [layer.attention.key.weight for layer in model.layers]
@@ -364,25 +364,35 @@ def test_dropout_is_for_training():
 def test_states_of_others_are_refused():
     model, tokens = built(), text(8)
     _, state = model(tokens, tokens)
-    with pytest.raises(UserError, match=r"3 entries with memory \(3, 2, 32\), got \(2, 2, 32\)"):
+    with pytest.raises(
+        UserError, match=r"as many rows as the tokens: shape \(3, 2, 32\), got \(2, 2, 32\); nearest None"
+    ):
         model(text(8, rows=3), text(8, rows=3), state)
     other = overridden(baka(), tiny("baka", model__memory__num_tokens=5)).model.build().reset_parameters(0)
-    with pytest.raises(UserError, match="got"):
+    with pytest.raises(UserError, match=r"shape \(2, 2, 32\), got \(2, 5, 32\)"):
         model(tokens, tokens, other(tokens, tokens)[1])
-    with pytest.raises(UserError, match="got 2 entries of another kind; nearest None"):
+    with pytest.raises(UserError, match="3 entries, got 2; nearest None"):
         model(tokens, tokens, (None, None))
+    with pytest.raises(UserError, match="3 entries, got None; nearest None"):
+        model(tokens, tokens, (None, None, None))
+    plain = built(with_block(negation=False))
+    with pytest.raises(UserError, match=r"shape \(2, 0, 64\), got \(2, 0, 32\); nearest None"):
+        model(tokens, tokens, plain(tokens, tokens)[1])
+    long = built(replace(TINY_BAKA, window=1000))
+    with pytest.raises(UserError, match="windows of 8 tokens, got one of 20; nearest None"):
+        model(tokens, tokens, long(text(20), text(20))[1])
 
 
 @pytest.mark.parametrize(
     "changes, nearest",
     [
-        ({"window": 0}, "1, 2 and 32"),
-        ({"dim": 33}, "8, 2 and 34"),
-        ({"memory": MemoryConfig(-1)}, "8, 0 and 32"),
+        ({"window": 0}, "1"),
+        ({"dim": 33}, "2 and 34"),
+        ({"memory": MemoryConfig(-1)}, "0 and 32"),
     ],
 )
 def test_sizes_that_no_chunk_can_have(changes, nearest):
-    with pytest.raises(UserError, match=f"nearest {nearest}"):
+    with pytest.raises(UserError, match=f"nearest {nearest}$"):
         replace(TINY_BAKA, **changes).build()
 
 

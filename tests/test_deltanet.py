@@ -11,6 +11,7 @@ from model.block import PreNormBlockConfig
 from model.decay import NoDecayConfig, SigmoidDecayConfig, StepDecayConfig
 from model.deltanet import DeltaNetConfig
 from model.embed import TokenEmbeddingConfig
+from model.gated_conv import GatedConvConfig
 from model.glu import GLUConfig
 from model.gpt import GPTConfig, LayerConfig
 from model.mlp import MLPConfig
@@ -198,9 +199,11 @@ def test_l2_norm_and_its_gradient(eps):
         (DeltaNetConfig(3, expand_k=0.75, expand_v=1.0), "expand_v .* 3 heads, got 1 x 64 = 64; nearest expand_v 0.98"),
         (DeltaNetConfig(4, expand_k=0.0), "expand_k .* 4 heads, got 0 x 64 = 0; nearest expand_k 0.0625"),
         (DeltaNetConfig(4, num_value_heads=6), "a multiple of the 4 key heads, got 6; nearest 8"),
+        (DeltaNetConfig(4, conv_size=0), "at least 1 tap, got 0; nearest 1"),
+        (GatedConvConfig(0), "at least 1 tap, got 0; nearest 1"),
     ],
 )
-def test_heads_that_do_not_fit_are_named(config, message):
+def test_sizes_that_do_not_fit_are_named(config, message):
     with pytest.raises(UserError, match=message) as error:
         config.build(64)
     assert "\n" not in str(error.value)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_baka import built, text
 from tiny_runs import VOCAB
 
 from model.embed import PlainEmbeddingConfig
@@ -25,17 +26,8 @@ def config_of(positions, **changes):
     return replace(config, **changes)
 
 
-def built(positions, **changes):
-    model = config_of(positions, **changes).build(torch.float64).reset_parameters(0).double()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
-    return model
-
-
-def text(length, rows=2, seed=0):
-    return torch.randint(0, VOCAB, (rows, length), generator=torch.Generator().manual_seed(seed))
+def positioned_model(positions, **changes):
+    return built(config_of(positions, **changes))
 
 
 def test_the_published_size_counts_and_runs_a_step():
@@ -52,7 +44,7 @@ def test_the_published_size_counts_and_runs_a_step():
 
 @pytest.mark.parametrize("positions", POSITIONS, ids=str)
 def test_windows_know_nothing_of_each_other(positions):
-    model, tokens = built(positions), text(16)
+    model, tokens = positioned_model(positions), text(16)
     changed = torch.cat((text(8, seed=1), tokens[:, 8:]), dim=1)
     whole, other = (model.logits(t)[0] for t in (tokens, changed))
     assert torch.equal(whole[:, 8:], other[:, 8:]) and not torch.equal(whole[:, :8], other[:, :8])
@@ -63,7 +55,7 @@ def test_windows_know_nothing_of_each_other(positions):
 def test_global_positions_change_no_logit(positions):
     """Rotary is relative, and a constant on every key shifts all scores of a query alike."""
     tokens = text(24)
-    local, everywhere = (built(positions, global_positions=on) for on in (False, True))
+    local, everywhere = (positioned_model(positions, global_positions=on) for on in (False, True))
     seen = []
     for model in (local, everywhere):
         hook = model.layers[0].attention.positions.register_forward_hook(lambda _, __, output: seen.append(output[1]))
@@ -76,7 +68,7 @@ def test_global_positions_change_no_logit(positions):
 
 
 def test_a_block_whose_projections_are_zero_changes_nothing():
-    model = built(RotaryConfig())
+    model = positioned_model(RotaryConfig())
     block, x = model.layers[0], torch.randn(2, 8, 32, dtype=torch.float64)
     with torch.no_grad():
         block.attention.project.weight.zero_()
@@ -86,7 +78,7 @@ def test_a_block_whose_projections_are_zero_changes_nothing():
 
 
 def test_both_branches_read_one_norm():
-    block = built(RotaryConfig()).layers[0]
+    block = positioned_model(RotaryConfig()).layers[0]
     x = torch.randn(2, 8, 32, dtype=torch.float64)
     h = block.norm(x)
     attended, _ = block.attention(h, block.attention.fresh(x), torch.arange(8), torch.tensor(0))
@@ -97,7 +89,7 @@ def test_both_branches_read_one_norm():
 
 @pytest.mark.parametrize("positions, invariant", [(NopeConfig(), True), (RotaryConfig(), False)])
 def test_without_positions_the_order_of_earlier_tokens_is_lost(positions, invariant):
-    model, tokens = built(positions), text(8)
+    model, tokens = positioned_model(positions), text(8)
     model.layers = model.layers[:1]
     permuted = torch.cat((tokens[:, [3, 0, 6, 2, 5, 1, 4]], tokens[:, 7:]), dim=1)
     last = [model.logits(t)[0][:, -1] for t in (tokens, permuted)]
@@ -131,12 +123,19 @@ def test_an_untied_head_has_a_table_of_its_own():
     assert nats.mean().item() == pytest.approx(math.log(VOCAB) + 1 / 6, abs=0.05)
 
 
+def test_a_window_longer_than_the_text_stays_open():
+    short, long = positioned_model(RotaryConfig()), positioned_model(RotaryConfig(), window=1000)
+    tokens = text(8)
+    torch.testing.assert_close(short.logits(tokens)[0], long.logits(tokens)[0])
+    assert long.logits(tokens)[1][1][0].shape[2] == 8 and short.logits(tokens)[1][1][0].shape[2] == 0
+
+
 def test_states_of_others_and_impossible_sizes_are_refused():
-    model, tokens = built(RotaryConfig()), text(5)
+    model, tokens = positioned_model(RotaryConfig()), text(5)
     _, state = model(tokens, tokens)
-    with pytest.raises(UserError, match="3 entries of 3 rows, got 2; nearest None"):
+    with pytest.raises(UserError, match=r"as many rows as the tokens: shape \(3,\), got \(2,\); nearest None"):
         model(text(4, rows=3), text(4, rows=3), state)
-    with pytest.raises(UserError, match="got 2 entries of another kind"):
+    with pytest.raises(UserError, match="3 entries, got 2; nearest None"):
         model(tokens, tokens, (None, None))
     with pytest.raises(UserError, match="at least 1 token, got 0; nearest 1"):
         config_of(RotaryConfig(), window=0).build()

@@ -1,8 +1,7 @@
 """BakaLLM, branch zero: a text in chunks, each of which begins with what the one before has made of itself.
 
 Two things go on from chunk to chunk: memory tokens (memory.py), and of every layer the keys, the values and the moving
-average of the chunk before. A chunk is closed with its last token, whatever pieces the text comes in, so reading a text
-token by token gives what reading it at once gives. The rows of a state have all read the same number of tokens.
+average of the chunk before. A chunk is a window (model/windowed.py) between memories.
 
 1. BakaLLM, branch zero ("bakanet2_mega_qk_v_mismatch"), and the author's post, part 2.
 """
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 from model.baka.block import BakaBlockConfig
 from model.baka.memory import MemoryConfig
 from model.embed import PlainEmbeddingConfig, UntiedHead
-from model.language_model import LanguageModel
 from model.layer_norm import LayerNorm
 from model.linear import Linear
+from model.windowed import WindowedModel
 from ops.rotary.pairs import PairAngles, pair_angles
 from runtime.errors import UserError
 
@@ -73,44 +72,20 @@ class BakaConfig:
         return (*self.layers, self.layers[0]) if self.memory.num_tokens else self.layers
 
 
-class Baka(LanguageModel):
+class Baka(WindowedModel):
     """Layers over chunks. The state is the place in the text and a `BlockState` a layer."""
 
     def __init__(self, config: BakaConfig, compute_dtype: torch.dtype) -> None:
         super().__init__(config, compute_dtype)
-        if config.window < 1 or config.memory.num_tokens < 0 or config.dim % 2:
+        if config.memory.num_tokens < 0 or config.dim % 2:
             raise UserError(
-                f"a chunk holds at least 1 token, a memory at least 0, and the width is even, got {config.window}, "
-                f"{config.memory.num_tokens} and {config.dim}; nearest {max(1, config.window)}, "
-                f"{max(0, config.memory.num_tokens)} and {config.dim + config.dim % 2}"
+                f"a memory holds at least 0 tokens, and the width is even, got {config.memory.num_tokens} and "
+                f"{config.dim}; nearest {max(0, config.memory.num_tokens)} and {config.dim + config.dim % 2}"
             )
         self.memory = config.memory.build(config.dim, config.embed.init_std, config.layers[0])
         self.layers = nn.ModuleList(layer.build(config.dim) for layer in config.layers)
         self.norm = LayerNorm(config.dim)
         self.head = None if config.tied else UntiedHead(config.vocab_size, config.dim)
-
-    @property
-    def head_table(self) -> Tensor:
-        return self.embed.tokens.weight if self.head is None else self.head.weight
-
-    def hidden(self, tokens: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
-        """The normalised output of the last layer [B, T, dim], and the state after `tokens`.
-
-        Raises UserError for a state of another batch size or of another model.
-        """
-        x, _ = self.embed(tokens, self.compute_dtype)
-        state = self._fresh(x) if state is None else self._checked(state, x)
-        parts, opened = [], 0
-        while x.shape[1]:
-            filled = self._filled(state)
-            if not filled:
-                state = self._opened(state, opened)
-                opened += 1
-            room = self.config.window - filled
-            part, state = self._read(x[:, :room], state, opens=not filled, closes=x.shape[1] >= room)
-            parts.append(part)
-            x = x[:, room:]
-        return self.norm(torch.cat(parts, dim=1)), state
 
     def forgetful(self, state: tuple, what: Literal["memory", "caches", "both"]) -> tuple:
         """A state between two chunks without its memory, or without what the layers keep, to see what each is worth."""
@@ -121,18 +96,19 @@ class Baka(LanguageModel):
             layers = (layer.fresh(memory) for layer in self.layers)
         return ((memory, start, rows), *layers)
 
-    def _fresh(self, x: Tensor) -> tuple:
+    def fresh(self, x: Tensor) -> tuple:
+        """The state before a text, for rows and dtype of x [B, T, dim]."""
         memory = self.memory.first.to(x.dtype).expand(x.shape[0], -1, -1)
         start = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
         return ((memory, start, x[:, :0]), *(layer.fresh(x) for layer in self.layers))
 
-    def _filled(self, state: tuple) -> int:
+    def filled(self, state: tuple) -> int:
         """How many tokens of the present chunk are read; 0 before the first chunk and between two."""
         num_rows = state[1][2].shape[1]
         border = self.memory.num_rows
         return 0 if num_rows in (0, self.config.window + 2 * border) else num_rows - border
 
-    def _opened(self, state: tuple, number: int) -> tuple:
+    def opened(self, state: tuple, number: int) -> tuple:
         """The state at the begin of a chunk, the `number`th of this call from 0; gradients stop here as configured.
 
         What an earlier call has handed on is detached or not by whoever carries it.
@@ -153,13 +129,13 @@ class Baka(LanguageModel):
             return layer is not None and ((number - 1) * len(self.layers) + layer) % 2 == 1
         return {"every_second_chunk": number % 2 == 0, "full": False, "none": True}[self.config.bptt]
 
-    def _read(self, x: Tensor, state: tuple, opens: bool, closes: bool) -> tuple[Tensor, tuple]:
+    def read(self, x: Tensor, state: tuple, closes: bool) -> tuple[Tensor, tuple]:
         """The last layer's output for the tokens x [B, T, dim] of one chunk, and the state after them."""
         (memory, start, rows), *states = state
-        nothing, count = x[:, :0], x.shape[1]
-        before = self.memory.before(memory) if opens else nothing
+        nothing, count, row = x[:, :0], x.shape[1], states[0][2].shape[1]
+        before = nothing if row else self.memory.before(memory)
         x = torch.cat((before, x, self.memory.after(memory) if closes else nothing), dim=1)
-        angles = self._angles(start, states[0][2].shape[1], x)
+        angles = self._angles(start, row, x)
         after = []
         for layer, own in zip(self.layers, states, strict=True):
             x, own = layer(x, own, angles)
@@ -179,21 +155,9 @@ class Baka(LanguageModel):
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         return pair_angles(positions, config.dim, dtype=wide if config.angles == "fp32" else x.dtype)
 
-    def _checked(self, state: tuple, x: Tensor) -> tuple:
-        """`state`, if it can be one of this model after some text of as many rows."""
-        wanted = (x.shape[0], *self.memory.first.shape)
-        is_ours = isinstance(state[0], tuple) and len(state[0]) == 3 and len(state) == 1 + len(self.layers)
-        got = tuple(state[0][0].shape) if is_ours else f"{len(state)} entries of another kind"
-        if got != wanted:
-            raise UserError(
-                f"the state must be of this model and of as many rows as the tokens, {1 + len(self.layers)} entries "
-                f"with memory {wanted}, got {got}; nearest None"
-            )
-        return state
-
     def initialise(self, linear: Linear, name: str) -> None:
         """Uniform within 1 / sqrt(in_features); the solidifier sees no chunk before, so its gates for one pack away."""
         if name.startswith("memory.solidifier.attention.past"):
             nn.init.zeros_(linear.weight)
         else:
-            nn.init.kaiming_uniform_(linear.weight, a=math.sqrt(5))
+            super().initialise(linear, name)
