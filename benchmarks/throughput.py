@@ -56,13 +56,14 @@ def training_share(machine: Machine, recipe: Recipe, target: float = 0.40) -> Ro
     """Model FLOPs a second of training over the peak."""
     trainer = build_trainer(recipe, recipe_dataset(recipe), machine)
     train_seconds(trainer, 3)
-    flops = STEPS_A_ROUND * recipe.train.tokens_per_step * training_flops_per_token(recipe.model, recipe.train.window)
+    flops_per_token = training_flops_per_token(recipe.model, recipe.train.window)
     peaks, shares, rates = [], [], []
     for _ in range(ROUNDS):
         peaks.append(_peak(machine))
+        before = trainer.tokens
         seconds = train_seconds(trainer, STEPS_A_ROUND)
-        shares.append(flops / seconds / peaks[-1])
-        rates.append(STEPS_A_ROUND * recipe.train.tokens_per_step / seconds)
+        rates.append((trainer.tokens - before) / seconds)
+        shares.append(rates[-1] * flops_per_token / peaks[-1])
     note = f"{recipe.name}, {median(rates):,.0f} tok/s, peak {median(peaks) / 1e9:.0f} GFLOP/s, {machine.compute_dtype}"
     return median_row(f"training_share_{recipe.name}", shares, "of bf16 peak", (">=", target), note)
 

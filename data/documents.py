@@ -119,8 +119,9 @@ class DocumentLoader:
         return self._rows(lane) if self._places[lane][1] else 0
 
     @property
-    def num_lanes(self) -> int:
-        return len(self._places)
+    def tokens(self) -> int:
+        """Targets that all ranks have been given."""
+        return self.windows * self.window
 
     @property
     def epochs(self) -> float:

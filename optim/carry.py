@@ -25,12 +25,26 @@ class CarryingTrainer(Trainer):
             raise UserError("documents are followed in rows of one length, got a curriculum; nearest none")
         self.carried: dict[int, tuple] = {}  # the state of each lane of this rank that goes on
 
+    @property
+    def tokens(self) -> int:
+        """Fewer than slices would hold: rows of documents that have ended are no rows."""
+        return self.loader.tokens
+
     def nats(self, x: Tensor, y: Tensor) -> Tensor:
         lane = self.loader.lane
         nats, state = self.forward(x, y, self.carried.pop(lane, None))
         if going_on := self.loader.going_on(lane):
             self.carried[lane] = detached_rows(state, going_on)
         return nats
+
+    def _share_gradients(self) -> None:
+        """A weight that only the begin of a text reaches has a gradient on all ranks where it has one on any."""
+        weights = self.weights.values()
+        counts = torch.tensor([float(weight.grad is not None) for weight in weights], device=self.machine.device)
+        for weight, count in zip(weights, self.machine.sum_(counts).tolist(), strict=True):
+            if count and weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        super()._share_gradients()
 
     def state(self) -> tuple[dict[str, Tensor], dict]:
         tensors, facts = super().state()
@@ -42,8 +56,10 @@ class CarryingTrainer(Trainer):
     def restore(self, tensors: dict[str, Tensor], facts: dict) -> None:
         super().restore(tensors, facts)
         held = with_prefix("carried", tensors)
+        # Not those of other ranks: grown old here, they would take the place of the true ones in the next checkpoint.
         lanes = {path.partition(".")[0] for path in held}
-        self.carried = {int(lane): state_of(held, lane, self.machine.device) for lane in lanes}
+        own = [lane for lane in lanes if int(lane) % self.machine.world_size == self.machine.rank]
+        self.carried = {int(lane): state_of(held, lane, self.machine.device) for lane in own}
 
 
 def detached_rows(state: Any, count: int) -> Any:

@@ -165,6 +165,11 @@ class Trainer:
         self._share_gradients()
         return float(self.machine.sum_(total))
 
+    @property
+    def tokens(self) -> int:
+        """Targets that all ranks have trained on."""
+        return self.step * self.config.tokens_per_step
+
     def nats(self, x: Tensor, y: Tensor) -> Tensor:
         """Of one slice, from the start of every row."""
         return self.forward(x, y)[0]

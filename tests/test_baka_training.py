@@ -1,11 +1,14 @@
 """Training that carries the state from window to window: what it carries, how it goes on, and on several ranks."""
 
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import tiny
+from safetensors.torch import load_file
+from tiny_runs import ROOT, command, tiny
 
 from optim.carry import detached_rows, flat_state, gathered, state_of
 from optim.curriculum import Curriculum, CurriculumStage
@@ -14,19 +17,40 @@ from recipes.override import overridden
 from recipes.packed import open_packed
 from recipes.recipe import load_recipe
 from recipes.stages import recipe_dataset, sample_packed
+from recipes.telling import Teller
 from runtime.errors import UserError
-from runtime.machine import Machine
+from runtime.log import RunLog
+from runtime.machine import Machine, leave, start_machine
 from train_gpt import build_trainer
 
+ALONE = Machine(peak_flops=1e9, fp32_peak_flops=1e9)
+# Slices of sixteen documents: both lanes reach their ends in steps 10 to 12, and begin others at different steps.
+MANY = {"train__tokens_per_step": 1024, "model__layers__length": 1}
 
-def trainer_of(**changes):
+
+def trainer_of(machine=ALONE, **changes):
     recipe = overridden(load_recipe("baka"), tiny("baka", **changes))
-    return build_trainer(recipe, recipe_dataset(recipe), Machine(peak_flops=1e9))
+    return build_trainer(recipe, recipe_dataset(recipe), machine)
 
 
 def run_to(trainer, step):
-    while trainer.step < step:
-        trainer._one_step(Progress(trainer.step, 0.0, None, None))
+    """Trains, and returns the losses."""
+    return [trainer._one_step(Progress(n, 0.0, None, None)).loss for n in range(trainer.step, step)]
+
+
+def carried_run():
+    """What each rank of a pair does: thirteen steps, resumed within documents, a checkpoint, a line of what it saw."""
+    machine, path = start_machine("fp32"), Path("pair.safetensors")
+    first = trainer_of(machine, **MANY)
+    losses = run_to(first, 6)
+    first.save(path)
+    machine.barrier()
+    second = trainer_of(machine, **MANY)
+    assert second.resume(path)
+    losses += run_to(second, 13)
+    second.save(path)
+    print(json.dumps([machine.rank, losses, second.tokens, sorted(second.carried)]))
+    leave(0)
 
 
 def test_a_slice_goes_on_with_the_state_of_its_lane(workplace):
@@ -45,13 +69,49 @@ def test_a_slice_goes_on_with_the_state_of_its_lane(workplace):
 
 
 def test_rows_that_end_leave_the_state(workplace):
-    trainer, rows = trainer_of(train__tokens_per_step=1024, model__layers__length=1), []
+    trainer, rows = trainer_of(**MANY), []
     forward = trainer.model
     trainer.forward = lambda x, y, state: rows.append((len(x), state and len(state[0][0]))) or forward(x, y, state)
     run_to(trainer, 12)
     assert any(count < 16 and kept == count for count, kept in rows)
     assert all(kept in (None, count) for count, kept in rows)
     assert sum(kept is None for _, kept in rows) > 2
+
+
+def test_a_run_tells_the_tokens_that_it_trained_on(workplace):
+    """Not those that its slices would hold if no document ended."""
+    trainer, seen = trainer_of(**MANY), []
+    trainer.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numel()))
+    trainer.clock.start()
+    run_to(trainer, 12)
+    recipe = overridden(load_recipe("baka"), tiny("baka", **MANY))
+    Teller(RunLog(workplace), recipe, ALONE, 3.0).end_of_training(trainer)
+    told = json.loads((workplace / "log.jsonl").read_text())
+    assert told["tokens"] == trainer.tokens == sum(seen) < 12 * 1024
+
+
+def test_two_ranks_carry_what_one_does(workplace):
+    script = workplace / "pair.py"
+    script.write_text("from test_baka_training import carried_run\ncarried_run()\n")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    done = command(torchrun, workplace, PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
+    assert done.returncode == 0, done.stderr
+    alone = trainer_of(**MANY)
+    losses = run_to(alone, 13)
+    # Each rank has the states of its own lane, and all ranks' are in the checkpoint.
+    for line, (rank, paired, tokens, lanes) in enumerate(sorted(map(json.loads, done.stdout.splitlines()))):
+        assert (rank, tokens, lanes) == (line, alone.tokens, [line])
+        assert paired == pytest.approx(losses, rel=1e-5)
+    (expected, _), paired = alone.state(), load_file(workplace / "pair.safetensors")
+    carried = {name for name in expected if name.startswith("carried.")}
+    assert carried == {name for name in paired if name.startswith("carried.")} and sorted(alone.carried) == [0, 1]
+    assert [len(paired[f"carried.{lane}.0.0"]) for lane in (0, 1)] == [16, 4]
+    for name in carried:
+        torch.testing.assert_close(paired[name], expected[name], rtol=1e-3, atol=1e-4)
+    # One rank goes on where two have stopped, in the middle of documents.
+    again = trainer_of(**MANY)
+    assert again.resume(workplace / "pair.safetensors")
+    assert run_to(again, 15) == pytest.approx(run_to(alone, 15), rel=1e-5)
 
 
 def test_a_run_that_stops_between_windows_goes_on_to_the_same_bits(workplace):
@@ -110,7 +170,19 @@ def test_documents_take_no_curriculum(workplace):
     recipe = overridden(load_recipe("baka"), tiny("baka"))
     object.__setattr__(recipe.train, "curriculum", Curriculum((CurriculumStage(8, 100),)))
     with pytest.raises(UserError, match="rows of one length, got a curriculum; nearest none"):
-        build_trainer(recipe, recipe_dataset(recipe), Machine(peak_flops=1e9))
+        build_trainer(recipe, recipe_dataset(recipe), ALONE)
+
+
+def test_rows_shorter_than_a_chunk_leave_it_open(workplace):
+    trainer = trainer_of(model__window=48)
+    run_to(trainer, 2)
+    # Two rows of 32 tokens are a chunk and sixteen tokens of the next; its memory is ahead of them.
+    assert [state[1][2].shape[1] for state in trainer.carried.values()] == [3 + 16] * 2
+
+
+def test_without_memory_a_run_goes_through_to_its_score(run_tiny):
+    run = run_tiny("baka", "forgetful", train__steps=1, model__layers__length=1, model__memory__num_tokens=0)
+    assert 0 < json.loads((run / "score.json").read_text())["val_bpb"] < 10
 
 
 def test_samples_stream_past_the_window(run_tiny):

@@ -51,7 +51,7 @@ def test_every_document_is_read_in_order_from_its_begin(paths):
         taken += places
     whole = [start + 10 * index for start, length in zip(STARTS, LENGTHS, strict=True) for index in range(length // 10)]
     assert sorted(taken) == whole
-    assert documents.windows == len(whole) == 13
+    assert documents.windows == len(whole) == 13 and documents.tokens == 130
 
 
 def test_the_second_epoch_reads_what_the_first_left_out(paths):
