@@ -89,8 +89,8 @@ def quantizer_rows(
             "bytes": f"{size:,}",
             "bits a weight": f"{8 * size / count:.3f}",
             "/ entropy": f"{8 * size / bits:.4f}",
-            "weights dB": _mean_decibels(weights, dequantize(matrices), {}),
-            "outputs dB": _mean_decibels(weights, dequantize(matrices), moments) if moments else "-",
+            "weights dB": f"{mean_decibels(weights, dequantize(matrices)):.2f}",
+            "outputs dB": f"{mean_decibels(weights, dequantize(matrices), moments):.2f}" if moments else "-",
             "bits per byte": f"{score(codes):.4f}" if score else "-",
             "s": f"{seconds:.1f}",
             "MiB": f"{machine.peak_memory_bytes() / 2**20:.0f}",
@@ -118,8 +118,12 @@ def coder_rows(weights: Mapping[str, Tensor]) -> Iterator[dict[str, str]]:
         }
 
 
-def _mean_decibels(weights: Mapping[str, Tensor], rounded: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> str:
-    """10 log10 of error over signal, in the outputs where there are moments and else in the weights."""
+def mean_decibels(
+    weights: Mapping[str, Tensor],
+    rounded: Mapping[str, Tensor],
+    moments: Mapping[str, Tensor] | None = None,  # by weight: errors are those of outputs, where there are any
+) -> float:
+    """10 log10 of squared error over square, the mean over the matrices."""
     ratios = []
     for name in rounded.keys() & moments.keys() if moments else rounded:
         weight = weights[name].float()
@@ -128,7 +132,7 @@ def _mean_decibels(weights: Mapping[str, Tensor], rounded: Mapping[str, Tensor],
         else:
             error, signal = (weight - rounded[name]).square().sum(), weight.square().sum()
         ratios.append(10 * math.log10(error / signal))
-    return f"{sum(ratios) / len(ratios):.2f}"
+    return sum(ratios) / len(ratios)
 
 
 def bench_table(rows: Iterator[dict[str, str]]) -> Iterator[str]:

@@ -24,7 +24,7 @@ MOST_TRIES = 12
 # Octaves on either side of the start that are searched.
 FARTHEST = 8.0
 # What a tensor takes in the header, and its distributions in a range coder's tables.
-BYTES_A_TENSOR, BYTES_A_TABLE = 8, 45
+BYTES_A_TENSOR, BYTES_A_TABLE = 8, 25
 
 
 @dataclass(frozen=True)

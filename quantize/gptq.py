@@ -12,7 +12,8 @@ proportional to 1 / L_jj, which makes all terms equal, is the best at a given ra
 [1] Frantar et al. 2022, arXiv 2210.17323.  [2] arXiv 2603.04956.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,6 +29,17 @@ from runtime.errors import UserError
 COLUMN_BLOCK = 128
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch computes in one thread on the CPU: beside many small products the others would only wait, and spin."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @dataclass(frozen=True)
 class GPTQ:
     """The method of a `Rule`: matrices of one shape are rounded at once, each by the moment of its inputs.
@@ -41,6 +53,7 @@ class GPTQ:
         if not 0 < self.damping < float("inf"):
             raise UserError(f"the damping of GPTQ must be positive, got {self.damping}; usual is 0.01")
 
+    @one_thread()
     def __call__(
         self,
         weights: Mapping[str, Tensor],  # of one shape, [rows, cols]

@@ -115,10 +115,11 @@ def score_alone(artifact: Path, tell: Printer, changes: Sequence[str] = ()) -> t
     `changes` are overrides of the recipe's evaluation.
     """
     code = {Path(__file__).name: Path(__file__).stat().st_size}
-    budget, kinds = tell.recipe.pack.budget, tell.recipe.pack.kinds
-    ledger = build_ledger(read_bytes(artifact, "the packed model"), code, budget, kinds)
-    tell.line(ledger_text(tell.recipe, ledger))
     report, packed = eval_artifact(artifact, tell.machine, lambda recipe: overridden(recipe.eval, changes))
+    # Coder and kinds are those that the file names, the budget that of this run.
+    budget, kinds = tell.recipe.pack.budget, packed.recipe.pack.kinds
+    ledger = build_ledger(read_bytes(artifact, "the packed model"), code, budget, kinds)
+    tell.line(ledger_text(packed.recipe, ledger))
     tell.line(final_text(packed.recipe, report))
     return ledger, report
 

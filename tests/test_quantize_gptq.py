@@ -181,3 +181,22 @@ def test_a_scale_beyond_fp16_is_refused_with_a_method_too():
     plan = (Rule("all", INT6, scale=TensorStep(12.85), method=GPTQ()),)
     with pytest.raises(UserError, match="fp16 numbers reach 65504, wide needs more"):
         quantize({"wide": 1e6 * gaussian(4, 4)}, plan, hessians={"wide": torch.eye(4)})
+
+
+def test_torch_computes_in_one_thread_meanwhile_and_in_as_many_as_before_after():
+    seen = []
+
+    class Watching(Deviation):
+        def __call__(self, weight, grid):
+            seen.append(torch.get_num_threads())
+            return super().__call__(weight, grid)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        GPTQ()({"x": gaussian(4, 8)}, UNIFORM, Watching(12.85), {"x": correlated_moment(8)})
+        with pytest.raises(UserError):
+            GPTQ()({"x": gaussian(4, 8)}, UNIFORM, Watching(12.85), {})
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
