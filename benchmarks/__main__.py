@@ -1,7 +1,9 @@
 """python -m benchmarks [SUITE ...]: measures, prints one table, appends to benchmarks/results.jsonl.
 
 Suites are throughput, memory, judging and scores; without names all of them run, about a quarter of an hour on two
-cores. `baka` runs only when it is named. Exit code 1 when a target is missed.
+cores. `baka`, `classical` and `operators` run only when they are named. Exit code 1 when a target is missed.
+
+python -m benchmarks profile RECIPE [--path value ...]: where the time of a training step goes.
 """
 
 import sys
@@ -9,18 +11,22 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.baka import baka_rows
+from benchmarks.classical import classical_rows
 from benchmarks.judging import judging_rows
 from benchmarks.memory import memory_rows
+from benchmarks.operators import operator_rows
+from benchmarks.profile import profile_table
 from benchmarks.row import append_rows, rows_table
 from benchmarks.scores import score_rows
 from benchmarks.throughput import throughput_rows
+from recipes.recipe import load_recipe
 from runtime.command import exit_with
 from runtime.errors import UserError, nearest
 from runtime.machine import start_machine
 
 SUITES = ("throughput", "memory", "judging", "scores")
-# Many trainings: only when they are named.
-LONG_SUITES = ("baka",)
+# Only when they are named: minutes and more, or figures for orientation.
+LONG_SUITES = ("baka", "classical", "operators")
 
 
 def main(names: list[str]) -> int:
@@ -36,6 +42,8 @@ def main(names: list[str]) -> int:
             "judging": judging_rows,
             "scores": score_rows,
             "baka": lambda: baka_rows(machine),
+            "classical": classical_rows,
+            "operators": lambda: operator_rows(machine),
         }
         for name in names or SUITES:
             rows += run[name]()
@@ -44,5 +52,14 @@ def main(names: list[str]) -> int:
     return 0 if all(row.holds for row in rows) else 1
 
 
+def profiled(arguments: list[str]) -> None:
+    """Prints where a training step of the recipe `arguments[0]` goes; the rest are overrides of it."""
+    if not arguments:
+        raise UserError("profile takes a recipe, got none; for example python -m benchmarks profile demo")
+    recipe = load_recipe(arguments[0], arguments[1:])
+    print(profile_table(recipe, start_machine(recipe.train.compute_dtype)))
+
+
 if __name__ == "__main__":
-    exit_with(lambda: main(sys.argv[1:]))
+    command, *rest = sys.argv[1:] or [""]
+    exit_with(lambda: profiled(rest) if command == "profile" else main(sys.argv[1:]))

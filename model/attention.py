@@ -61,7 +61,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: AttentionConfig, dim: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.attend = config, causal_attention
         self.head_dim = dim // config.num_heads
         kv_dim = self.head_dim * config.num_kv_heads
         self.query = Linear(dim, dim, config.weight_map)
@@ -83,7 +83,7 @@ class Attention(nn.Module):
         v = v.transpose(1, 2)
         if state is not None:
             k, v = torch.cat((state[0], k), dim=2), torch.cat((state[1], v), dim=2)
-        y = causal_attention(q, k, v)
+        y = self.attend(q, k, v)
         return self.project(y.transpose(1, 2).reshape(x.shape)), (k, v)
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class LanguageModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.compute_dtype = compute_dtype
+        self.compute_dtype, self.nats_of = compute_dtype, softcapped_nats
         self.embed = config.embed.build(config.vocab_size, config.dim)
 
     @property
@@ -40,7 +40,7 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, tuple]:  # nats [B, S] fp32, the state after `tokens`
         x, state = self.hidden(tokens, state)
         scored = x[:, x.shape[1] - targets.shape[1] :]
-        nats = softcapped_nats(scored.flatten(0, 1), self.head_table, targets.flatten(), self.config.softcap)
+        nats = self.nats_of(scored.flatten(0, 1), self.head_table, targets.flatten(), self.config.softcap)
         return nats.view(targets.shape), state
 
     def logits(self, tokens: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:

@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ops.attention.blocked import QUERIES_A_BLOCK, blocked_attention
+from ops.cross_entropy.chunked import LOGITS_A_CHUNK, chunked_nats
 from ops.cross_entropy.softcap import softcapped_logits, softcapped_nats
 from ops.newton_schulz.batched import newton_schulz
 from ops.newton_schulz.reference import newton_schulz_reference
@@ -110,3 +112,41 @@ def test_softcapped_nats_are_a_normalised_distribution():
     every = torch.stack([softcapped_nats(x, table, torch.full((7,), token), cap=5.0) for token in range(40)], dim=1)
     torch.testing.assert_close(every.neg().exp().sum(1), torch.ones(7))
     assert softcapped_logits(100 * x, table, cap=5.0).abs().max() <= 5.0
+
+
+@pytest.mark.parametrize("length", [1, QUERIES_A_BLOCK - 1, QUERIES_A_BLOCK, 2 * QUERIES_A_BLOCK + 5])
+@pytest.mark.parametrize("heads, kv_heads", [(1, 1), (4, 2), (3, 1)])
+def test_blocked_attention_equals_its_twin(length, heads, kv_heads):
+    q, k, v = (leaf(2, length, n, 6, seed=n + i) for i, n in enumerate((heads, kv_heads, kv_heads)))
+    g = torch.randn(2, heads, length, 6, dtype=F64)
+    results = []
+    for attend in (blocked_attention, lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)):
+        parts = [part.transpose(1, 2) for part in (q, k, v)]
+        if attend is not blocked_attention:
+            parts[1:] = (part.repeat_interleave(heads // kv_heads, dim=1) for part in parts[1:])
+        y = attend(*parts)
+        results.append((y, *torch.autograd.grad(y, (q, k, v), g)))
+    for blocked, plain in zip(*results, strict=True):
+        torch.testing.assert_close(blocked, plain)
+
+
+@pytest.mark.parametrize("cap", [None, 5.0])
+@pytest.mark.parametrize("rows, vocab", [(1, 40), (300, 1000), (3, LOGITS_A_CHUNK + 1)])
+def test_chunked_nats_equal_their_twin(rows, vocab, cap):
+    x, table = leaf(rows, 16, dtype=torch.float32), leaf(vocab, 16, dtype=torch.float32, seed=1)
+    targets = torch.randint(vocab, (rows,), generator=torch.Generator().manual_seed(2))
+    g = torch.randn(rows)
+    results = []
+    for nats_of in (chunked_nats, softcapped_nats):
+        nats = nats_of(x, table, targets, cap)
+        results.append((nats, *torch.autograd.grad(nats, (x, table), g)))
+    for chunked, plain in zip(*results, strict=True):
+        torch.testing.assert_close(chunked, plain)
+
+
+def test_chunked_nats_keep_nothing_where_no_gradient_is_wanted():
+    x, table, targets = torch.randn(7, 16), leaf(40, 16, dtype=torch.float32), torch.arange(7)
+    with torch.no_grad():
+        nats = chunked_nats(x, table, targets, 30.0)
+    assert not nats.requires_grad
+    torch.testing.assert_close(nats, softcapped_nats(x, table, targets, 30.0).detach())
