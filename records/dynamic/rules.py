@@ -1,10 +1,12 @@
 """Every rule of the dynamic judge: how heavy it weighs at most, and what holds, in one sentence."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from records.judge.finding import Finding
+from records.judge.rules import finding_of
+from records.markers import between_markers
 from records.readme import markdown_table
-from runtime.errors import UserError
 
 _START, _END = "<!-- rules of verify: python -m records rules --write -->", "<!-- end of rules of verify -->"
 
@@ -60,23 +62,10 @@ def dynamic_rules_table() -> str:
 
 def with_dynamic_rules(text: str) -> str:
     """`text` with the table between its markers. Raises UserError when the markers are not there."""
-    before, start, rest = text.partition(_START)
-    _, end, after = rest.partition(_END)
-    if not start or not end:
-        raise UserError(f"the README must hold {_START} and {_END}, got neither or one of them")
-    return f"{before}{_START}\n\n{dynamic_rules_table()}\n\n{_END}{after}"
+    return between_markers(text, _START, _END, dynamic_rules_table())
 
 
-def broken(
-    rule: str,
-    message: str,
-    evidence: str,
-    severity: str | None = None,  # None: the rule's own
-    confidence: str = "certain",
-    why: str = "",
-) -> Finding:
-    """A finding of `rule`, which must be in the table."""
-    return Finding(severity or DYNAMIC_RULES[rule].severity, rule, message, evidence, confidence, why)
+broken = partial(finding_of, DYNAMIC_RULES)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from records.judge.rules import RULES
+from records.markers import between_markers
 from records.readme import markdown_table
-from runtime.errors import UserError
 
 _START, _END = "<!-- judge tables: python -m records rules --write -->", "<!-- end of judge tables -->"
 
@@ -121,11 +121,7 @@ def judge_tables() -> str:
 
 def with_judge_tables(text: str) -> str:
     """`text` with the tables between its markers. Raises UserError when the markers are not there."""
-    before, start, rest = text.partition(_START)
-    _, end, after = rest.partition(_END)
-    if not start or not end:
-        raise UserError(f"the README must hold {_START} and {_END}, got neither or one of them")
-    return f"{before}{_START}\n\n{judge_tables()}\n\n{_END}{after}"
+    return between_markers(text, _START, _END, judge_tables())
 
 
 def _rules(names: tuple[str, ...]) -> str:

@@ -3,7 +3,10 @@
 Findings about code weigh "doubtful" at most: they are evidence for a reader, not verdicts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from records.judge.finding import Finding
 
@@ -147,7 +150,8 @@ RULES: dict[str, JudgeRule] = {
 }  # fmt: skip
 
 
-def found(
+def finding_of(
+    rules: Mapping[str, Any],  # a judge's table, whose entries have a severity
     rule: str,
     message: str,
     evidence: str,
@@ -156,4 +160,7 @@ def found(
     why: str = "",
 ) -> Finding:
     """A finding of `rule`, which must be in the table."""
-    return Finding(severity or RULES[rule].severity, rule, message, evidence, confidence, why)
+    return Finding(severity or rules[rule].severity, rule, message, evidence, confidence, why)
+
+
+found = partial(finding_of, RULES)
