@@ -51,7 +51,7 @@ def curves_chart(name: str, title: str, x_label: str, lines: list[Line], bits_pe
     lines = [line for line in lines if line.x or line.dots]
     if not lines:
         return Chart(name, title, f"The log has no step with its {x_label}.")
-    with _drawn(3.4) as (figure, axes, png):
+    with drawn(3.4) as (figure, axes, png):
         for line, colour in zip(lines, _colours(len(lines)), strict=True):
             axes.plot(line.x, line.nats, color=colour, linewidth=1.6, label=line.label)
             if line.dots:
@@ -80,7 +80,7 @@ def bars_chart(
     """Horizontal bars, each under its label, so that long labels fit a narrow page."""
     if not bars:
         return Chart(name, title, caption)
-    with _drawn(0.5 + 0.52 * len(bars)) as (figure, axes, png):
+    with drawn(0.5 + 0.52 * len(bars)) as (figure, axes, png):
         places = np.arange(len(bars))[::-1]
         lengths = np.array([length for _, length, _ in bars])
         axes.barh(places, lengths, height=0.36, color=COLOURS[0])
@@ -99,7 +99,7 @@ def stages_chart(name: str, stages: list[tuple[str, float]]) -> Chart:
     title = "Stages of the score"
     if not stages:
         return Chart(name, title, "No log tells a score.")
-    with _drawn(0.7 + 0.6 * len(stages)) as (figure, axes, png):
+    with drawn(0.7 + 0.6 * len(stages)) as (figure, axes, png):
         places, values = np.arange(len(stages))[::-1], [value for _, value in stages]
         axes.plot(values, places, "o", color=COLOURS[0])
         for place, (label, value) in zip(places, stages, strict=True):
@@ -121,7 +121,7 @@ def seeds_chart(name: str, rows: list[tuple[str, list[float]]]) -> Chart:
     told = "; ".join(f"{label}: {interval_text(values)}" for label, values in rows)
     if sum(len(values) for _, values in rows) < 2:
         return Chart(name, title, f"{told or 'No score of a seed is claimed'}.")
-    with _drawn(1.0 + 0.62 * len(rows)) as (figure, axes, png):
+    with drawn(1.0 + 0.62 * len(rows)) as (figure, axes, png):
         for place, (label, values) in zip(range(len(rows))[::-1], rows, strict=True):
             if len(values) > 1:
                 mean, half = np.mean(values), t_half_width(values)
@@ -145,7 +145,7 @@ def position_chart(name: str, ranges: list[dict[str, float]]) -> Chart:
     if not ranges:
         missing = "Not measured. python -m records verify FOLDER --data DIR --json > FOLDER/verify.json measures it."
         return Chart(name, title, missing)
-    with _drawn(3.0) as (figure, axes, png):
+    with drawn(3.0) as (figure, axes, png):
         centres = [np.sqrt(entry["from"] * entry["to"]) for entry in ranges]
         errors = [entry.get("error", 0.0) for entry in ranges]
         axes.errorbar(centres, [entry["nats"] for entry in ranges], errors, fmt="o-", color=COLOURS[0], capsize=3)
@@ -186,11 +186,11 @@ def interval_text(values: list[float]) -> str:
 
 
 @contextmanager
-def _drawn(height: float) -> Iterator[tuple[Figure, Axes, io.BytesIO]]:
-    """A figure of the page's width, its axes, and the PNG once the block is left."""
+def drawn(height: float, width: float = _WIDTH) -> Iterator[tuple[Figure, Axes, io.BytesIO]]:
+    """A figure of this size in inches, its axes, and the PNG once the block is left."""
     png = io.BytesIO()
     with rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, height), dpi=_DPI)
+        figure = Figure(figsize=(width, height), dpi=_DPI)
         FigureCanvasAgg(figure)
         yield figure, figure.add_subplot(), png
         # No version in it: the same facts give the same bytes.
