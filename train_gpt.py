@@ -20,6 +20,7 @@ import torch
 from data.dataset import Dataset
 from optim.groups import Optimizers
 from optim.trainer import NonFiniteLossError, StepReport, Trainer
+from recipes.budget import with_flops_as_steps
 from recipes.recipe import Recipe, fingerprint, load_recipe
 from recipes.run_folder import RunFolder, choose_run_id, open_run
 from recipes.stages import (
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0].startswith("-"):
         raise UserError("train_gpt.py needs a recipe: train_gpt.py RECIPE [--path value ...]; see python -m recipes")
     name, *overrides = arguments
-    overrides += seed_override()
+    overrides = with_flops_as_steps(name, [*overrides, *seed_override()])
     recipe = load_recipe(name, overrides)
     dataset = recipe_dataset(recipe)
     validation = open_validation(dataset)

@@ -7,14 +7,14 @@ with 32 rotary frequencies a layer counted). `positioned` exchanges the position
 
 No run of five minutes yet, and none of the published size.
 
+recipes/BAKA.md has the author's figures beside those measured here.
+
 Papers: the author's post, part 4; those that model/pristine/ names.
 """
 
 from dataclasses import replace
 
-from data.coprime import CoprimeLoader
 from data.loader import SequentialLoader
-from eval.sliding import EvalConfig
 from model.embed import PlainEmbeddingConfig
 from model.glu import GLUConfig
 from model.pristine.block import ParallelBlockConfig, WindowAttentionConfig
@@ -24,7 +24,7 @@ from optim.average import EMAConfig
 from optim.groups import OptimConfig
 from optim.schedule import WarmdownSteps
 from optim.trainer import TrainConfig
-from recipes.laptop import LAPTOP_OPTIM, LAPTOP_PLAN, LAPTOP_TRAIN
+from recipes.laptop import LAPTOP_DATA, LAPTOP_EVAL, LAPTOP_OPTIM, LAPTOP_PLAN, POCKET_BYTES, POCKET_TRACK, POCKET_TRAIN
 from recipes.recipe import DataConfig, PackConfig, Recipe, RecordConfig
 
 
@@ -32,7 +32,7 @@ def pristine() -> Recipe:
     """3 x 160, 4 heads, MLP 480, rotary positions, windows of 512."""
     return Recipe(
         name="pristine",
-        data=DataConfig("data/datasets/sotu_sp1024", loader=CoprimeLoader),
+        data=LAPTOP_DATA,
         model=PristineConfig(
             vocab_size=1024,
             dim=160,
@@ -41,15 +41,15 @@ def pristine() -> Recipe:
             embed=PlainEmbeddingConfig(init_std=0.02),
             tied=True,
         ),
-        train=LAPTOP_TRAIN,
+        train=POCKET_TRAIN,
         optim=LAPTOP_OPTIM,
         average=EMAConfig(decay=0.98),
-        pack=PackConfig(LAPTOP_PLAN, budget=1_000_000),
-        eval=EvalConfig(window=512, stride=64, batch_tokens=16_384),
+        pack=PackConfig(LAPTOP_PLAN, budget=POCKET_BYTES),
+        eval=LAPTOP_EVAL,
         record=RecordConfig(
             title="Pristine",
             blurb="BakaLLM pristine: parallel residual, independent windows, rotary positions.",
-            track="track_pocket",
+            track=POCKET_TRACK,
         ),
     )
 

@@ -53,6 +53,7 @@ class Teller:
             "world_size": machine.world_size,
             "compute_dtype": dtype_name(machine.compute_dtype),
             "bf16_peak_gflops": machine.peak_flops / 1e9,
+            "fp32_peak_gflops": machine.fp32_peak_flops / 1e9,
             "step": trainer.step,
         }
         self._log.line(
@@ -60,7 +61,7 @@ class Teller:
             f"Python {facts['python']} PyTorch {facts['torch']} on {facts['hardware']}, {machine.world_size} rank(s)\n"
             f"code sha256:{facts['code_sha256']}\n"
             f"model_params:{parameters} compute:{facts['compute_dtype']} "
-            f"bf16 matrix peak:{facts['bf16_peak_gflops']:.0f} GFLOP/s a rank",
+            f"bf16_peak:{facts['bf16_peak_gflops']:.1f} fp32_peak:{facts['fp32_peak_gflops']:.1f} GFLOP/s a rank",
             **facts,
         )
         if not machine.on_cuda and machine.compute_dtype is torch.float32 and recipe.train.compute_dtype is None:
@@ -116,21 +117,23 @@ class Teller:
         facts = self._trained(trainer)
         self._log.line(
             f"tokens:{facts['tokens']} epochs:{trainer.loader.epochs:.2f} "
-            f"tok/s:{facts['tokens'] / facts['train_seconds']:.0f} share_of_bf16_peak:{facts['share_of_peak']:.3f}\n"
+            f"tok/s:{facts['tokens'] / facts['train_seconds']:.0f} model_flops:{facts['model_flops']:.4e} "
+            f"share_of_bf16_peak:{facts['share_of_peak']:.3f}\n"
             f"peak memory allocated: {facts['peak_memory_bytes'] / 2**20:.0f} MiB",
             **facts,
         )
 
     def _trained(self, trainer: Trainer) -> dict:
         """What training has needed until now, as an event; the last one of a log is the one that counts."""
-        seconds, tokens = trainer.clock.seconds(), trainer.step * self.recipe.train.tokens_per_step
-        peak = self.machine.peak_flops * self.machine.world_size
+        seconds, tokens = trainer.clock.seconds(), trainer.tokens
+        flops, peak = tokens * self._flops_per_token, self.machine.peak_flops * self.machine.world_size
         return {
             "event": "trained",
             "step": trainer.step,
             "tokens": tokens,
             "train_seconds": seconds,
-            "share_of_peak": tokens * self._flops_per_token / seconds / peak,
+            "model_flops": flops,
+            "share_of_peak": flops / seconds / peak,
             "peak_memory_bytes": self.machine.peak_memory_bytes(),
         }
 

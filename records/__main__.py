@@ -5,7 +5,8 @@ python -m records check FOLDER ... [--json]    what a judge finds in any record 
 python -m records verify FOLDER --data DIR     what a judge finds in running it, without network or training text
 python -m records compare A B                  whether A is better than B, by both rules
 python -m records report FOLDER ...            one HTML page of curves, bytes, scores and findings, and its PNGs
-python -m records table                        the leaderboard in records/README.md, from the records themselves
+python -m records curves [--track TRACK]       one figure of bits per byte over seconds for all records of a track
+python -m records table                        the leaderboards of the READMEs, from the records themselves
 python -m records rules [--write]              every rule of both judges, and what they cover
 """
 
@@ -23,7 +24,7 @@ from records.dynamic.verify import VerifyOptions, verify_record
 from records.judge.coverage import judge_tables, with_judge_tables
 from records.judge.finding import EXIT_NOT_READABLE, SEVERITIES, printable
 from records.judge.judge import judge_path
-from records.leaderboard import leaderboard, with_leaderboard
+from records.leaderboard import write_leaderboards
 from records.new import new_record
 from runtime.command import exit_with
 from runtime.errors import UserError
@@ -135,14 +136,24 @@ def report(
     print(importlib.import_module("records.picture.report").write_report(list(folders), out, list(verified)))
 
 
-def table(readme: Path = Path(__file__).parent / "README.md") -> None:
-    """Writes the leaderboard of the tracks beside a README into it, between its markers.
+def curves(track: str = "track_pocket", folder: Path = Path(__file__).parent) -> None:
+    """Draws bits per byte over seconds of training of every record of a track into its curves.png.
 
     Args:
-        readme: the file; the tracks lie in its folder.
+        track: the track's folder.
+        folder: what holds the tracks.
     """
-    text = read_bytes(readme, "the README of records").decode("utf-8")
-    write_text(readme, with_leaderboard(text, leaderboard(readme.parent)))
+    print(importlib.import_module("records.picture.curves").write_curves(folder, track))
+
+
+def table(folder: Path = Path(__file__).parent) -> None:
+    """Writes the leaderboards into the README of a folder of tracks, those of its tracks and the one above it.
+
+    Args:
+        folder: what holds the tracks.
+    """
+    for path in write_leaderboards(folder):
+        print(path)
 
 
 def rules(write: tyro.conf.FlagCreatePairsOff[bool] = False) -> None:
@@ -170,5 +181,5 @@ def _word(code: int) -> str:
 
 if __name__ == "__main__":
     commands = {"new": new, "check": check, "verify": verify, "compare": compare}
-    commands |= {"report": report, "table": table, "rules": rules}
+    commands |= {"report": report, "curves": curves, "table": table, "rules": rules}
     exit_with(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="python -m records", description=__doc__))

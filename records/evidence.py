@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from records.fields import PROTOCOL_FIELDS
-from records.log_grammar import TrainLog, read_log
+from records.log_grammar import LoggedWork, TrainLog, read_log
 from records.run_files import LedgerFacts, RunFacts, ScoreFacts, StartEvent, TrainedEvent, ValidationEvent
 from records.typed_json import parse_json, read_json, typed
 from runtime.errors import UserError, nearest
@@ -138,6 +138,7 @@ def _check_log(run: Evidence) -> None:
     _agree(run, "the fingerprint", {"recipe.json": facts.fingerprint, "log.jsonl": run.start.fingerprint})
     logged = validations[-1].step if validations else None
     _agree(run, "the number of steps", {"log.jsonl": run.trained.step, "train.log": logged})
+    _agree(run, "the model FLOPs", {"log.jsonl": _rounded(run.trained), "train.log": _rounded(run.log.work)})
 
 
 def _check_score(run: Evidence, final: ScoreFacts) -> None:
@@ -148,6 +149,12 @@ def _check_score(run: Evidence, final: ScoreFacts) -> None:
         _agree(run, field, {place: f"{getattr(held, field):.8f}" if held else None for place, held in values.items()})
     for field in ("protocol", *PROTOCOL_FIELDS, "tokens", "bytes", "artifact_sha256"):
         _agree(run, field, {"score.json": getattr(run.score, field), "log.jsonl": getattr(final, field)})
+
+
+def _rounded(told: TrainedEvent | LoggedWork | None) -> str | None:
+    """The model FLOPs, to as many digits as train.log has."""
+    flops = told and told.model_flops
+    return None if flops is None else f"{flops:.4e}"
 
 
 def _code_sizes(run: Evidence) -> dict[str, int]:

@@ -13,6 +13,10 @@ import msgspec
 
 # Of evaluation, in the competition's rules; training has the run's own cap.
 EVAL_SECONDS_CAP = 600.0
+# What the pocket track allows instead of 600 s: ten minutes at half the bf16 peak of 133 GFLOP/s.
+POCKET_FLOPS = 4e13
+# The machine's calibration in a SeedResult: all of them are told, or none.
+CALIBRATION_FIELDS = ("bf16_peak_gflops", "fp32_peak_gflops", "model_flops", "share_of_peak")
 # A protocol is one of windows, told by the first two, or this one, told by the others.
 STREAM = "stream"
 PROTOCOL_FIELDS = ("window", "stride", "chunk", "documents")
@@ -22,11 +26,16 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=10**15)]
 PositiveCount = Annotated[int, msgspec.Meta(ge=1, le=10**15)]
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
 PositiveAmount = Annotated[float, msgspec.Meta(gt=0, le=1e15)]
+PositiveFlops = Annotated[float, msgspec.Meta(gt=0, le=1e30)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
-class SeedResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one seed reached."""
+class SeedResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What one seed reached, and what its machine was measured to do, which records of the first day do not tell.
+
+    Peaks are of matrix products, all ranks together. `model_flops` are those of the training tokens, forward and
+    backward, and `share_of_peak` how many of them a second there were for those of the bf16 peak.
+    """
 
     val_loss: PositiveAmount
     val_bpb: PositiveAmount
@@ -37,6 +46,10 @@ class SeedResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     train_time_s: PositiveAmount
     eval_time_s: Amount
     tokens_seen: PositiveCount
+    bf16_peak_gflops: PositiveAmount | None = None
+    fp32_peak_gflops: PositiveAmount | None = None
+    model_flops: PositiveFlops | None = None
+    share_of_peak: PositiveAmount | None = None
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

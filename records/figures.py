@@ -6,6 +6,7 @@ from typing import Any
 
 from records.evidence import Evidence
 from records.fields import (
+    CALIBRATION_FIELDS,
     PROTOCOL_FIELDS,
     Evaluation,
     SeedResult,
@@ -73,7 +74,18 @@ def _seed_result(run: Evidence, artifact: Path) -> SeedResult:
         train_time_s=run.trained.train_seconds,
         eval_time_s=run.score.seconds,
         tokens_seen=run.trained.tokens,
+        **_calibration(run),
     )
+
+
+def _calibration(run: Evidence) -> dict[str, float]:
+    """What the machine can do and what training made of it; nothing where the log does not tell all of it."""
+    start, trained = run.start, run.trained
+    peaks = [start.bf16_peak_gflops, start.fp32_peak_gflops]
+    if None in (*peaks, trained.model_flops, trained.share_of_peak):
+        return {}
+    told = [peak * start.world_size for peak in peaks] + [trained.model_flops, trained.share_of_peak]
+    return dict(zip(CALIBRATION_FIELDS, told, strict=True))
 
 
 def _origin(run: Evidence) -> dict[str, Any]:

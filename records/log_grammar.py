@@ -1,10 +1,12 @@
 """train.log as facts: what our runs write, and what the scripts of the competition have written since its first week.
 
+    model_params:N compute:fp32 bf16_peak:… fp32_peak:… GFLOP/s a rank ours: the machine's calibration
     step:N/20000 train_loss:… train_time:…ms step_avg:…ms           March 2026, and ours
     step:N/20000 val_loss:… val_bpb:… train_time:…ms step_avg:…ms
     N/20000 train_loss: … train_time: 3.2m tok/s: …                   April 2026
     N/20000 val_loss: … val_bpb: …
     stopping_early: wallclock_cap train_time:…ms step:N/20000
+    tokens:N epochs:… tok/s:… model_flops:… share_of_bf16_peak:…    ours
     peak memory allocated: A MiB reserved: R MiB
     Serialized model int8+zlib: N bytes (…)   Code size: N bytes   Total submission size int8+zlib: N bytes
     LABEL val_loss:… val_bpb:… eval_time:…ms                          final_int8_zlib_roundtrip(_exact), diagnostic
@@ -32,6 +34,8 @@ _STEP_LINE = re.compile(rf"{_AT}train_loss: ?{_NUMBER}", re.ASCII)
 _VALIDATION_LINE = re.compile(_AT + _SCORE, re.ASCII)
 _SCORE_LINE = re.compile(rf"^(.*\S) {_SCORE}", re.ASCII)
 _STOP_LINE = re.compile(rf"^stopping_early: (\S+) .*step: ?{_COUNT}/{_COUNT}", re.ASCII)
+_MACHINE_LINE = re.compile(rf"^model_params:\d+ .*\bbf16_peak:{_NUMBER} fp32_peak:{_NUMBER} GFLOP/s", re.ASCII)
+_WORK_LINE = re.compile(rf"^tokens:\d+ .*\bmodel_flops:{_NUMBER} share_of_bf16_peak:{_NUMBER}", re.ASCII)
 _PEAK_LINE = re.compile(rf"^peak memory allocated: {_BYTES} MiB", re.ASCII)
 _SIZE_LINE = re.compile(rf"^(Serialized model|Code size|Total submission size)([^:]*): {_BYTES} bytes", re.ASCII)
 _TRAIN_TIME = re.compile(rf"\btrain_time: ?{_NUMBER}(ms|s|m)\b", re.ASCII)
@@ -86,6 +90,22 @@ class LoggedSize:
 
 
 @dataclass(frozen=True)
+class LoggedMachine:
+    """What a rank of the machine was measured to do at best."""
+
+    bf16_peak_gflops: float
+    fp32_peak_gflops: float
+
+
+@dataclass(frozen=True)
+class LoggedWork:
+    """What training was, in operations of the model, and how near to the bf16 peak."""
+
+    model_flops: float
+    share_of_peak: float
+
+
+@dataclass(frozen=True)
 class LoggedScore:
     """A score after training, of whatever `label` says."""
 
@@ -107,6 +127,8 @@ class TrainLog:
     sizes: tuple[LoggedSize, ...]
     scores: tuple[LoggedScore, ...]
     total_eval_seconds: float | None
+    machine: LoggedMachine | None = None
+    work: LoggedWork | None = None
 
     def size(self, what: str) -> int | None:
         """Bytes of the "model", the "code" or the "total" as the log said them last."""
@@ -140,6 +162,8 @@ def parse_log(text: str) -> TrainLog:
         sizes=tuple(_size(match) for match in _matches(_SIZE_LINE.match, lines)),
         scores=tuple(_score(match) for match in _matches(_SCORE_LINE.match, lines) if not _is_validation(match)),
         total_eval_seconds=_last([_in_seconds(match) for match in _matches(_TOTAL_EVAL_LINE.match, lines)]),
+        machine=_last([LoggedMachine(*map(float, match.groups())) for match in _matches(_MACHINE_LINE.match, lines)]),
+        work=_last([LoggedWork(*map(float, match.groups())) for match in _matches(_WORK_LINE.match, lines)]),
     )
 
 

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 
 from records.evidence import Evidence
-from records.fields import SeedResult, Submission, protocol_words
+from records.fields import POCKET_FLOPS, SeedResult, Submission, protocol_words
 from records.run_files import LedgerFacts
 from runtime.source import CODE_FILE, READABLE_FILE
 
@@ -18,6 +18,7 @@ def record_readme(
     sections = [
         f"# {submission.name}\n\n{submission.blurb}\n\n{_summary(submission, runs)}",
         f"## Score\n\n{_scores(submission, runs)}",
+        *_machine_section(submission),
         f"## Bytes\n\n{_bytes(submission, runs[0].ledger)}",
         f"## Rules\n\n{_rules(submission)}",
         f"## How to make it again\n\n{_commands(submission, runs)}",
@@ -82,6 +83,31 @@ def _score_row(run: Evidence, result: SeedResult) -> list[str]:
     ]
 
 
+def _machine_section(submission: Submission) -> list[str]:
+    """What the machine was measured to do and what training made of it; nothing of a record that does not tell."""
+    results = submission.seed_results
+    rows = [_machine_row(seed, results[seed]) for seed in submission.seeds if results[seed].model_flops]
+    if not rows:
+        return []
+    head = ["seed", "bf16 peak", "fp32 peak", "tokens seen", "model FLOPs", "share of bf16 peak"]
+    return [
+        f"## Machine\n\n{markdown_table(head, rows)}\n\n"
+        f"Peaks are the best of a few square matrix products before training, in GFLOP/s over all ranks. Model FLOPs "
+        f"are those of the training tokens through every matrix and mixer, forward and backward."
+    ]
+
+
+def _machine_row(seed: int, result: SeedResult) -> list[str]:
+    return [
+        str(seed),
+        f"{result.bf16_peak_gflops:.1f}",
+        f"{result.fp32_peak_gflops:.1f}",
+        f"{result.tokens_seen:,}",
+        f"{result.model_flops:.4g}",
+        f"{result.share_of_peak:.3f}",
+    ]
+
+
 def _bytes(submission: Submission, ledger: LedgerFacts) -> str:
     """The ledger of model.bin: tensors by group, code as one sum."""
     rows = [(f"`{entry.group}` {entry.kind}", entry.data + entry.scales) for entry in ledger.entries]
@@ -101,11 +127,20 @@ def _rules(submission: Submission) -> str:
     under_cap = "there is no cap" if cap is None else _yes(compliance.train_under_cap)
     rows = [
         (f"training within {cap:g} s, the last step included" if cap else "training within its cap", under_cap),
+        *_flops_rule(submission),
         ("evaluation within 600 s", _yes(compliance.eval_under_600s)),
         (f"code and model within {submission.budget:,} bytes", _yes(compliance.artifact_under_budget)),
         ("three seeds or more", _yes(compliance.three_seeds)),
     ]
     return f"{markdown_table(['rule', 'holds'], rows)}\n\nAs measured on the hardware above."
+
+
+def _flops_rule(submission: Submission) -> list[tuple[str, str]]:
+    """The pocket's other budget, where the clock was none."""
+    spent = [result.model_flops for result in submission.seed_results.values()]
+    if submission.train_seconds_cap or submission.track != "track_pocket" or None in spent:
+        return []
+    return [(f"training within {POCKET_FLOPS:.3g} model FLOPs", _yes(max(spent) <= POCKET_FLOPS))]
 
 
 def _commands(submission: Submission, runs: list[Evidence]) -> str:

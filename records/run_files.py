@@ -79,6 +79,8 @@ class StartEvent(msgspec.Struct, frozen=True):
     torch: str
     hardware: str
     world_size: int
+    bf16_peak_gflops: float | None = None  # a rank
+    fp32_peak_gflops: float | None = None
 
 
 class TrainedEvent(msgspec.Struct, frozen=True):
@@ -87,6 +89,8 @@ class TrainedEvent(msgspec.Struct, frozen=True):
     step: int
     tokens: int
     train_seconds: float
+    model_flops: float | None = None
+    share_of_peak: float | None = None
 
 
 class ValidationEvent(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from records.fields import (
+    CALIBRATION_FIELDS,
     PROTOCOL_FIELDS,
     STREAM,
     Compliance,
@@ -53,7 +54,7 @@ def _checked(tree: Any, source: str) -> Submission:
         typed(result, SeedResult, f"{source}: seed_results.{seed}")
     submission = typed(tree, Submission, source)
     try:
-        for check in (_check_texts, _check_seeds, _check_means, _check_sizes, _check_evaluation, _check_compliance):
+        for check in _CHECKS:
             check(submission)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
@@ -119,3 +120,27 @@ def _check_compliance(submission: Submission) -> None:
     for field in Compliance.__struct_fields__:
         rule, got = getattr(proved, field), getattr(submission.compliance, field)
         _require(got == rule, f"compliance.{field}", f"{rule} by the figures", got)
+
+
+def _check_calibration(submission: Submission) -> None:
+    """A share of the peak is what the other figures make it."""
+    for seed, result in submission.seed_results.items():
+        told = [name for name in CALIBRATION_FIELDS if getattr(result, name) is not None]
+        rule = f"told with all of {', '.join(CALIBRATION_FIELDS)}, or not at all"
+        _require(len(told) in (0, len(CALIBRATION_FIELDS)), f"seed_results.{seed}", rule, told)
+        if told:
+            share = result.model_flops / result.train_time_s / (1e9 * result.bf16_peak_gflops)
+            close = math.isclose(result.share_of_peak, share, rel_tol=1e-6)
+            rule = f"model_flops a second over the bf16 peak, {share:.6g}"
+            _require(close, f"seed_results.{seed}.share_of_peak", rule, result.share_of_peak)
+
+
+_CHECKS = (
+    _check_texts,
+    _check_seeds,
+    _check_means,
+    _check_sizes,
+    _check_evaluation,
+    _check_compliance,
+    _check_calibration,
+)

@@ -25,7 +25,10 @@ BF16_ADVANTAGE = 1.2
 
 @dataclass(frozen=True)
 class Machine:
-    """One rank's view of the machine. `peak_flops` is the measured bf16 matrix product rate of this rank's device."""
+    """One rank's view of the machine; `peak_flops` and `fp32_peak_flops` are matrix product rates, as measured.
+
+    They are those of a rank's device, the fastest rank's on all ranks; `peak_flops`, the yardstick, is of bf16.
+    """
 
     rank: int = 0
     local_rank: int = 0
@@ -33,6 +36,7 @@ class Machine:
     device: torch.device = torch.device("cpu")
     compute_dtype: torch.dtype = torch.float32
     peak_flops: float | None = None
+    fp32_peak_flops: float | None = None
 
     @property
     def is_main(self) -> bool:
@@ -116,11 +120,11 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def _with_dtype(machine: Machine, chosen: str | None) -> Machine:
-    bf16, fp32 = matmul_peak(machine.device, torch.bfloat16), matmul_peak(machine.device, torch.float32)
+    peaks = [matmul_peak(machine.device, dtype) for dtype in _DTYPES.values()]
     # Ranks must agree: the fastest rank's measurements decide for all of them.
-    bf16, fp32 = machine.max_(torch.tensor([bf16, fp32], dtype=torch.float64, device=machine.device)).tolist()
+    bf16, fp32 = machine.max_(torch.tensor(peaks, dtype=torch.float64, device=machine.device)).tolist()
     fastest = "bf16" if machine.on_cuda or bf16 > BF16_ADVANTAGE * fp32 else "fp32"
-    return replace(machine, compute_dtype=_DTYPES[chosen or fastest], peak_flops=bf16)
+    return replace(machine, compute_dtype=_DTYPES[chosen or fastest], peak_flops=bf16, fp32_peak_flops=fp32)
 
 
 def _keep_freed_memory() -> None:

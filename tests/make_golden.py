@@ -13,9 +13,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from conftest import build_tiny_data  # noqa: E402
 from test_invariants import GOLDEN, golden_artifact_hash  # noqa: E402
-from tiny_runs import tiny  # noqa: E402
+from tiny_runs import MODEL_RECIPES, tiny  # noqa: E402
 
-from recipes.recipe import recipe_names  # noqa: E402
 from train_gpt import main  # noqa: E402
 
 
@@ -23,7 +22,7 @@ def golden_losses(folder: Path) -> dict[str, list[float]]:
     """Ten losses of every recipe, tiny, on the tests' data set."""
     os.environ.update(DATA_PATH=str(build_tiny_data(folder / "tiny")), RUN_ID="golden")
     losses = {}
-    for name in recipe_names():
+    for name in MODEL_RECIPES:
         place = folder / name
         place.mkdir()
         os.chdir(place)

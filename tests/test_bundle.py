@@ -118,6 +118,16 @@ def test_the_ledger_counts_the_file_that_runs(run_tiny, unpacked_at, capsys):
     assert not (folder / "runs").exists()
 
 
+def test_it_scores_kinds_and_a_coder_that_overrides_put_in_the_place_of_its_own(run_tiny, unpacked_at, capsys):
+    changes = {"pack__plan__0__store": "int6", "pack__kinds__0__grid": "int6", "pack__coder": "lzma"}
+    artifact = run_tiny("demo_rate", "repo", **changes) / "model.bin"
+    folder = unpacked_at("demo_rate")
+    size = (folder / "train_gpt.py").stat().st_size + artifact.stat().st_size
+    capsys.readouterr()
+    assert run_here(folder / "train_gpt.py", "--score", str(artifact), "--stride", "128") == 0
+    assert f"Total submission size lzma: {size} bytes" in capsys.readouterr().out
+
+
 def test_it_needs_nothing_but_itself_its_packages_and_the_data(run_tiny, unpacked_at):
     artifact = run_tiny("demo", "repo") / "model.bin"
     folder = unpacked_at("demo")
@@ -300,7 +310,8 @@ def test_the_command_writes_both_files(tmp_path, capsys):
     assert (tmp_path / "train_gpt.py").stat().st_size == stages["packed"]
     assert (tmp_path / "train_gpt_readable.py").stat().st_size == stages["shaken"]
     assert exit_code_of(lambda: compress_main(["bundle", "int5_int7", "--out", str(tmp_path)])) == 2
-    assert capsys.readouterr().err == "error: unknown recipe 'int5_int7'; nearest: int5_int6, int5_int6_rate\n"
+    near = "int5_int6, int5_int6_rate, int5_int6_pocket"
+    assert capsys.readouterr().err == f"error: unknown recipe 'int5_int7'; nearest: {near}\n"
 
 
 @pytest.fixture

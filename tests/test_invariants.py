@@ -10,7 +10,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import ROOT, tiny
+from tiny_runs import MODEL_RECIPES, ROOT, tiny
 
 from data.dataset import open_dataset
 from data.shards import read_tokens
@@ -22,7 +22,7 @@ from quantize.grid import Coded, dequantize
 from quantize.plan import quantize
 from recipes.override import overridden
 from recipes.packed import open_packed, pack_model
-from recipes.recipe import load_recipe, recipe_names
+from recipes.recipe import load_recipe
 from recipes.run_folder import RunFolder
 from recipes.stages import compress_run, eval_artifact, open_validation, quantize_run
 from runtime.machine import Machine
@@ -30,7 +30,7 @@ from runtime.machine import Machine
 GOLDEN = ROOT / "tests" / "golden_losses.json"
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", MODEL_RECIPES)
 def test_the_model_out_of_the_bytes_scores_as_the_dequantised_one_bit_for_bit(name, run_tiny):
     run = RunFolder(run_tiny(name, "bits"))
     recipe = run.recipe()
@@ -140,7 +140,7 @@ def test_one_artifact_byte_for_byte():
     assert golden_artifact_hash() == json.loads(GOLDEN.read_text())["artifact_sha256"]
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", MODEL_RECIPES)
 def test_ten_golden_losses(name, run_tiny):
     """Seed 1337, fp32. Other CPUs round otherwise in the last places, so the bound is a ten-thousandth."""
     run = run_tiny(name, "golden")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_runs import VOCAB, tiny
+from tiny_runs import MODEL_RECIPES, VOCAB, tiny
 
 from model.attention import AttentionConfig
 from model.embed import BigramHash, SmearGate, bigram_rows
@@ -16,7 +16,7 @@ from quantize.grid import INT6
 from quantize.straight_through import StraightThrough
 from recipes.override import overridden
 from recipes.packed import parameter_shapes
-from recipes.recipe import load_recipe, recipe_names
+from recipes.recipe import load_recipe
 from runtime.errors import UserError
 
 
@@ -34,7 +34,7 @@ def tokens_of(length, seed=0, rows=2):
     return torch.randint(0, VOCAB, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(params=recipe_names())
+@pytest.fixture(params=MODEL_RECIPES)
 def model(request):
     built = tiny_model(request.param)
     built.compute_dtype = torch.float64
@@ -46,7 +46,7 @@ def test_published_parameter_counts(name, count):
     assert sum(math.prod(shape) for shape in parameter_shapes(load_recipe(name).model).values()) == count
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", MODEL_RECIPES)
 def test_an_untrained_model_knows_nothing(name):
     config = overridden(load_recipe(name), tiny(name, model__dim=64)).model
     tokens = tokens_of(65)

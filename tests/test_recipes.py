@@ -7,12 +7,15 @@ import pytest
 import torch
 from tiny_runs import ROOT, command, tiny
 
+from compress.bundle import bundle_recipe
 from compress.coder import LZMA, ZSTD22
 from compress.container import read_layout
+from model.flops import training_flops_per_token
 from optim.schedule import WarmdownSteps
 from quantize.estimate import estimate_bytes
 from quantize.grid import INT6
-from quantize.plan import quantize
+from quantize.plan import quantize, rule_for
+from recipes.budget import with_flops_as_steps
 from recipes.override import leaves, overridden
 from recipes.packed import open_packed, pack_model, parameter_shapes, travelling_overrides
 from recipes.recipe import fingerprint, load_recipe, recipe_names
@@ -51,6 +54,55 @@ def test_predicted_bytes_are_within_two_per_cent_of_the_published_artifact(name,
     recipe = load_recipe(name)
     predicted = sum(estimate_bytes(parameter_shapes(recipe.model), recipe.pack.plan).values())
     assert predicted == pytest.approx(published, rel=0.02)
+
+
+POCKET = ["int5_int6_pocket", "baseline_pocket", "hybrid_pocket", "imli_pocket", "baka", "pristine"]
+
+
+@pytest.mark.parametrize("name", POCKET)
+def test_the_pockets_recipes_have_its_clock_its_bytes_and_its_text(name):
+    recipe = load_recipe(name)
+    assert (recipe.train.seconds, recipe.pack.budget, recipe.record.track) == (600.0, 1_000_000, "track_pocket")
+    assert recipe.data.folder == "data/datasets/sotu_sp1024" and recipe.model.vocab_size == 1024
+    assert recipe.train.validate_every
+    predicted = sum(estimate_bytes(parameter_shapes(recipe.model), recipe.pack.plan).values())
+    assert 800_000 < predicted + len(bundle_recipe(name, ROOT).counted) < 1_000_000
+
+
+@pytest.mark.parametrize("name", ["baseline", "int5_int6", "hybrid"])
+def test_a_pocket_recipe_stores_its_mlp_and_attention_as_the_recipe_that_it_scales(name):
+    def grids(name):
+        plan, shapes = load_recipe(name).pack.plan, parameter_shapes(load_recipe(name).model)
+        wanted = re.compile(r"layers\.0\.(mlp|attention)\.(up|down|query|key|value|project|readout\.gate)\.weight")
+        return {name: rule_for(name, shape, plan).store_name for name, shape in shapes.items() if wanted.match(name)}
+
+    assert len(grids(name)) >= 6 and grids(f"{name}_pocket") == grids(name)
+
+
+def test_a_budget_in_model_flops_is_the_steps_that_it_pays_for():
+    narrow = load_recipe("demo", ["--model.dim", "64"]).model
+    overrides = with_flops_as_steps("demo", ["--model.dim", "64", "--train.flops", "4e13", "--train.window=256"])
+    train = load_recipe("demo", overrides).train
+    step = train.tokens_per_step * training_flops_per_token(narrow, 256)
+    assert (train.seconds, train.window) == (None, 256)
+    assert train.steps * step <= 4e13 < (train.steps + 1) * step
+    assert with_flops_as_steps("demo", ["--train.steps", "3"]) == ["--train.steps", "3"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--train.flops", "1e9"], "must pay for one step or more, got '1e9'; nearest 30828134400, one step$"),
+        (["--train.flops=inf"], "must pay for one step or more, got 'inf'"),
+        (["--train.flops", "nan"], "must pay for one step or more, got 'nan'"),
+        (["--train.flops", "much"], "must be a number of operations, got 'much'; for example 4e13"),
+        (["--train.flops", "4e13", "--train.steps=3"], "is the whole budget of a run, got --train.steps as well"),
+        (["--train.seconds=9", "--train.flops=4e13"], "is the whole budget of a run, got --train.seconds as well"),
+    ],
+)
+def test_a_wrong_budget_in_model_flops_is_one_line(arguments, message):
+    with pytest.raises(UserError, match=f"^--train.flops {message}"):
+        with_flops_as_steps("demo", arguments)
 
 
 def test_overrides_reach_every_kind_of_field():

@@ -14,7 +14,15 @@ import pytest
 
 from records.evidence import read_evidence
 from records.fields import implied_bytes, judged, mean_and_std
-from records.log_grammar import LoggedScore, LoggedSize, LoggedStop, LoggedValidation, parse_log
+from records.log_grammar import (
+    LoggedMachine,
+    LoggedScore,
+    LoggedSize,
+    LoggedStop,
+    LoggedValidation,
+    LoggedWork,
+    parse_log,
+)
 from records.new import folder_title, new_record, runtime_requirements
 from records.submission import read_submission, write_submission
 from runtime.errors import UserError
@@ -224,6 +232,70 @@ def test_a_protocol_is_told_by_its_own_fields(tmp_path, run, changes, message):
 def test_a_stream_is_told_alike_everywhere(tmp_path, run):
     edit_json(as_stream(run) / "score.json", documents="restart")
     assert_refused(tmp_path, [run], "documents", "restart (score.json), continue (log.jsonl)", "RUN_ID=demo-42")
+
+
+def calibrated(run: Path, model_flops: float = 2.95e11) -> Path:
+    """The run as if its machine had been measured: both ranks together have a bf16 peak of 40 GFLOP/s."""
+    share = model_flops / 29.5 / 40e9
+    edit_events(run, "start", bf16_peak_gflops=20.0, fp32_peak_gflops=30.0)
+    edit_events(run, "trained", model_flops=model_flops, share_of_peak=share)
+    with (run / "train.log").open("a") as log:
+        log.write("model_params:610 compute:fp32 bf16_peak:20.0 fp32_peak:30.0 GFLOP/s a rank\n")
+        log.write(f"tokens:4000 epochs:0.1 tok/s:136 model_flops:{model_flops:.4e} share_of_bf16_peak:{share:.3f}\n")
+    return run
+
+
+def test_what_the_machine_can_do_travels_into_the_record(tmp_path, run):
+    folder = new_record([calibrated(run)], tmp_path / "records")
+    result = read_submission(folder / "submission.json").seed_results[42]
+    assert (result.bf16_peak_gflops, result.fp32_peak_gflops, result.model_flops) == (40.0, 60.0, 2.95e11)
+    assert result.share_of_peak == pytest.approx(0.25)
+    readme = (folder / "README.md").read_text()
+    assert "## Machine" in readme and "| 42 | 40.0 | 60.0 | 4,000 | 2.95e+11 | 0.250 |" in readme
+
+
+def test_a_run_that_does_not_tell_of_its_machine_becomes_a_record_that_does_not(tmp_path, run):
+    edit_events(run, "start", bf16_peak_gflops=20.0)
+    folder = new_record([run], tmp_path / "records")
+    assert not {"model_flops", "bf16_peak_gflops"} & set((folder / "submission.json").read_text().split('"'))
+    assert read_submission(folder / "submission.json").seed_results[42].model_flops is None
+    assert "## Machine" not in (folder / "README.md").read_text()
+
+
+def test_model_flops_are_told_alike_in_both_logs(tmp_path, run):
+    replace_in(calibrated(run) / "train.log", "model_flops:2.9500e+11", "model_flops:2.9400e+11")
+    assert_refused(tmp_path, [run], "the model FLOPs", "2.9500e+11 (log.jsonl), 2.9400e+11 (train.log)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"share_of_peak": 0.26}, ".share_of_peak must be model_flops a second over the bf16 peak, 0.25, got 0.26"),
+        ({"bf16_peak_gflops": 50.0}, ".share_of_peak must be model_flops a second over the bf16 peak, 0.2, got 0.25"),
+        (
+            {"fp32_peak_gflops": None},
+            " must be told with all of bf16_peak_gflops, fp32_peak_gflops, model_flops, share",
+        ),
+        ({"model_flops": 0.0}, ": model_flops must be float > 0.0, got 0.0"),
+    ],
+)
+def test_a_calibration_that_contradicts_itself_is_named(tmp_path, run, changes, message):
+    path = new_record([calibrated(run)], tmp_path / "records") / "submission.json"
+    tree = json.loads(path.read_text())
+    tree["seed_results"]["42"] |= changes
+    path.write_text(json.dumps(tree))
+    with pytest.raises(UserError) as refusal:
+        read_submission(path)
+    assert str(refusal.value).startswith(f"{path}: seed_results.42{message}")
+
+
+@pytest.mark.parametrize(("flops", "holds"), [(4e13, "yes"), (4.1e13, "no")])
+def test_a_budget_of_model_flops_is_a_rule_of_the_pocket(tmp_path, run, flops, holds):
+    facts = json.loads((run / "recipe.json").read_text())
+    pocket = facts["record"] | {"track": "track_pocket"}
+    edit_json(calibrated(run, flops) / "recipe.json", record=pocket, train_seconds_cap=None)
+    readme = (new_record([run], tmp_path / "records") / "README.md").read_text()
+    assert f"| training within 4e+13 model FLOPs | {holds} |" in readme
 
 
 def test_several_seeds_become_one_record(tmp_path):
@@ -661,12 +733,12 @@ OURS = """\
 recipe demo (fingerprint 5bf6942c7ab17878) seed:1337 run:runs/t1
 Python 3.11.7 PyTorch 2.13.0+cpu on 2 CPU cores (AVX512), 1 rank(s)
 code sha256:038f5f2bc8229af49f8e6a034585f82d1c1a90d1df8d277311547055e3e1796e
-model_params:1549901 compute:fp32 bf16 matrix peak:153 GFLOP/s a rank
+model_params:1549901 compute:fp32 bf16_peak:153.4 fp32_peak:270.1 GFLOP/s a rank
 embedding  AdamW        0.03   0.01       2     262,144  embed.tokens.weight
 step:1/20000 train_loss:6.9308 train_time:1350ms step_avg:1350.35ms grad_norm:0.442 lr_multiplier:1.000
 step:40/20000 train_loss:4.5404 train_time:26362ms step_avg:659.04ms grad_norm:0.871 lr_multiplier:0.230
 stopping_early: wallclock_cap train_time:32604ms step:43/20000
-tokens:176128 epochs:0.04 tok/s:5402 share_of_bf16_peak:0.356
+tokens:176128 epochs:0.04 tok/s:5402 model_flops:1.7800e+12 share_of_bf16_peak:0.356
 peak memory allocated: 699 MiB
 step:43/20000 val_loss:4.5621 val_bpb:2.3010 train_time:32604ms step_avg:758.22ms weights:last_weights
 step:43/20000 val_loss:4.5995 val_bpb:2.3198 train_time:32604ms step_avg:758.22ms weights:average_of_43
@@ -726,6 +798,7 @@ def test_our_log():
     assert log.steps[1].step_avg_ms == 659.04
     assert log.validations[-1] == LoggedValidation(43, 20000, 4.5995, 2.3198, pytest.approx(32.604))
     assert log.stop == LoggedStop("wallclock_cap", 43, 20000, pytest.approx(32.604))
+    assert (log.machine, log.work) == (LoggedMachine(153.4, 270.1), LoggedWork(1.78e12, 0.356))
     assert log.peak_memory_mib == 699
     assert [log.size(what) for what in ("model", "code", "total")] == [1130750, 188370, 1319120]
     labels = ["sliding window=512 stride=64", "final_zstd22_roundtrip", "final_zstd22_roundtrip_exact"]
@@ -742,6 +815,7 @@ def test_the_competitions_first_grammar():
     assert [log.size(what) for what in ("model", "code", "total")] == [15815847, 47642, 15863489]
     assert (log.final.val_loss, log.final.val_bpb) == (2.07269931, 1.22436570)
     assert len(log.scores) == 2
+    assert (log.machine, log.work) == (None, None)
 
 
 def test_the_competitions_later_grammar():

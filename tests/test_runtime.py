@@ -32,14 +32,16 @@ def test_the_machine_measures_and_obeys(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     machine = start_machine("bf16")
     assert machine.compute_dtype is torch.bfloat16 and dtype_name(machine.compute_dtype) == "bf16"
-    assert machine.is_main and machine.peak_flops > 1e8
+    assert machine.is_main and machine.peak_flops > 1e8 and machine.fp32_peak_flops > 1e8
     assert machine.peak_memory_bytes() > 2**20
 
 
 def test_the_compute_dtype_is_the_faster_one(monkeypatch):
     def rates(bf16, fp32):
         monkeypatch.setattr("runtime.machine.matmul_peak", lambda _, dtype: bf16 if dtype is torch.bfloat16 else fp32)
-        return start_machine().compute_dtype
+        machine = start_machine()
+        assert (machine.peak_flops, machine.fp32_peak_flops) == (bf16, fp32)
+        return machine.compute_dtype
 
     if torch.cuda.is_available():
         assert rates(1.0, 9.0) is torch.bfloat16

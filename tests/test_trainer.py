@@ -4,15 +4,17 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_runs import VOCAB, tiny
 
 from eval.sliding import plain_windows
-from recipes.override import overridden
+from model.flops import training_flops_per_token
+from recipes.override import overridden, override_pairs
 from recipes.recipe import load_recipe
 from recipes.stages import recipe_dataset
 from runtime.errors import UserError
 from runtime.machine import Machine
-from train_gpt import build_trainer
+from train_gpt import build_trainer, main
 
 
 @pytest.fixture
@@ -48,6 +50,22 @@ def test_warm_up_before_the_first_step_leaves_empty_optimisers(workplace):
     after, _ = copied(trainer)
     assert before.keys() == after.keys() and not any(name.startswith("optim.") for name in after)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_budget_in_model_flops_is_that_many_steps_bit_for_bit(run_tiny, monkeypatch):
+    by_steps = run_tiny("demo", "steps", train__steps=3)
+    events = [json.loads(line) for line in (by_steps / "log.jsonl").read_text().splitlines()]
+    (flops,) = (event["model_flops"] for event in events if event["event"] == "trained")
+    assert flops == 3 * 256 * training_flops_per_token(load_recipe("demo", tiny()).model, 32)
+    pairs = dict(override_pairs(tiny()))
+    shape = [f"--{path}={text}" for path, text in pairs.items() if path not in ("train.steps", "train.seconds")]
+    monkeypatch.setenv("RUN_ID", "flops")
+    assert main(["demo", *shape, f"--train.flops={flops * 1.3}"]) == 0
+    by_flops = by_steps.with_name("flops")
+    checkpoints = [load_file(run / "checkpoint.safetensors") for run in (by_steps, by_flops)]
+    assert checkpoints[0].keys() == checkpoints[1].keys()
+    assert all(torch.equal(checkpoints[0][name], checkpoints[1][name]) for name in checkpoints[0])
+    assert json.loads((by_flops / "recipe.json").read_text())["train_seconds_cap"] is None
 
 
 class FakeTime:

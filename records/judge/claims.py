@@ -42,6 +42,7 @@ _SEED_FIELDS = {
     "bytes_total": ("bytes_total", "total_bytes", "artifact_bytes", "artifact_size_bytes"),
     "train_seconds": ("train_time_s", "train_seconds", "train_wallclock_s", "training_time_seconds"),
     "eval_seconds": ("eval_time_s", "eval_seconds", "eval_time_seconds", "total_eval_time_s"),
+    "model_flops": ("model_flops",),
 }
 # A loss in nats is above this for every tokenizer of the competition, a score in bits per byte below it.
 _LEAST_LOSS = 1.45

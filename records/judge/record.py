@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
+from records.fields import POCKET_FLOPS
 from records.judge.claims import Claims, read_claims
 from records.judge.folder import RecordFile, RecordFolder
 from records.judge.log_facts import LogFacts, read_logs
@@ -87,7 +88,10 @@ def limits_of(claims: Claims, folder: RecordFolder) -> Limits:
     if kind == "non_record":
         return Limits(kind, min(BUDGET_BYTES, int(budget or BUDGET_BYTES)), train=cap, evaluation=None)
     if kind == "pocket":
-        return Limits(kind, int(budget or 1_000_000), train=cap or CAP_SECONDS)
+        # The pocket's budget may be given in operations of the model, and takes as long as it takes then.
+        spent = claims.seed_values("model_flops")
+        by_flops = cap is None and 0 < len(spent) == len(claims.results) and max(spent) <= POCKET_FLOPS
+        return Limits(kind, int(budget or 1_000_000), train=None if by_flops else cap or CAP_SECONDS)
     return Limits(kind)
 
 
