@@ -53,10 +53,10 @@ def train_seconds(trainer: Trainer, steps: int) -> float:
 
 
 def training_share(machine: Machine, recipe: Recipe, target: float = 0.40) -> Row:
-    """Model FLOPs a second of training over the peak."""
+    """Model FLOPs a second of training, without the head's, over the peak."""
     trainer = build_trainer(recipe, recipe_dataset(recipe), machine)
     train_seconds(trainer, 3)
-    flops_per_token = training_flops_per_token(recipe.model, recipe.train.window)
+    flops_per_token = training_flops_per_token(recipe.model, recipe.train.window, head=False)
     peaks, shares, rates = [], [], []
     for _ in range(ROUNDS):
         peaks.append(_peak(machine))
@@ -69,12 +69,12 @@ def training_share(machine: Machine, recipe: Recipe, target: float = 0.40) -> Ro
 
 
 def evaluation_share(machine: Machine, recipe: Recipe) -> Row:
-    """Forward FLOPs a second of sliding evaluation over the peak, overlap counted as the work it is."""
+    """Forward FLOPs a second of sliding evaluation, as above, over the peak; overlap counts as the work that it is."""
     model = recipe.model.build(machine.compute_dtype).reset_parameters(0).to(machine.device).eval()
     validation = open_validation(recipe_dataset(recipe))
     config = recipe.eval
     windows = plan_windows(validation.num_targets, config.window, config.stride)[1 : 1 + 256]
-    flops = tokens_run(windows) * forward_flops_per_token(recipe.model, config.window)
+    flops = tokens_run(windows) * forward_flops_per_token(recipe.model, config.window, head=False)
     _score(model, validation, windows, machine, config.batch_tokens)
     peaks, shares = [], []
     for _ in range(ROUNDS):

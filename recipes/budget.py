@@ -1,4 +1,4 @@
-"""A budget in model FLOPs, the same on every machine: `--train.flops 4e13` is as many steps as that pays for.
+"""A budget in model FLOPs, the same on every machine: `--train.flops 5e13` is as many steps as that pays for.
 
 It is an override of no field: it becomes `--train.steps` and `--train.seconds none` before anything reads the recipe.
 So schedule and end are those of a run of that many steps, which is the same run bit for bit on the same machine, and
@@ -39,4 +39,4 @@ def _number_of(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UserError(f"--{_FLOPS} must be a number of operations, got {text!r}; for example 4e13") from None
+        raise UserError(f"--{_FLOPS} must be a number of operations, got {text!r}; for example 5e13") from None

@@ -179,7 +179,9 @@ def test_a_weight_map_changes_what_the_forward_uses():
 def test_flops_count_matrices_and_half_of_the_attention_square():
     config = load_recipe("baseline").model
     assert matrix_parameters(config) == 9 * (786_432 + 1_048_576)
-    assert forward_flops_per_token(config, 1024) == 2 * matrix_parameters(config) + 9 * 2 * 512 * 1024
+    bare = forward_flops_per_token(config, 1024, head=False)
+    assert bare == 2 * matrix_parameters(config) + 9 * 2 * 512 * 1024
+    assert forward_flops_per_token(config, 1024) == bare + 2 * 1024 * 512
     assert training_flops_per_token(config, 1024) == 3 * forward_flops_per_token(config, 1024)
 
 

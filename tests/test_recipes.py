@@ -81,23 +81,23 @@ def test_a_pocket_recipe_stores_its_mlp_and_attention_as_the_recipe_that_it_scal
 
 def test_a_budget_in_model_flops_is_the_steps_that_it_pays_for():
     narrow = load_recipe("demo", ["--model.dim", "64"]).model
-    overrides = with_flops_as_steps("demo", ["--model.dim", "64", "--train.flops", "4e13", "--train.window=256"])
+    overrides = with_flops_as_steps("demo", ["--model.dim", "64", "--train.flops", "5e13", "--train.window=256"])
     train = load_recipe("demo", overrides).train
     step = train.tokens_per_step * training_flops_per_token(narrow, 256)
     assert (train.seconds, train.window) == (None, 256)
-    assert train.steps * step <= 4e13 < (train.steps + 1) * step
+    assert train.steps * step <= 5e13 < (train.steps + 1) * step
     assert with_flops_as_steps("demo", ["--train.steps", "3"]) == ["--train.steps", "3"]
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--train.flops", "1e9"], "must pay for one step or more, got '1e9'; nearest 30828134400, one step$"),
+        (["--train.flops", "1e9"], "must pay for one step or more, got '1e9'; nearest 34854666240, one step$"),
         (["--train.flops=inf"], "must pay for one step or more, got 'inf'"),
         (["--train.flops", "nan"], "must pay for one step or more, got 'nan'"),
-        (["--train.flops", "much"], "must be a number of operations, got 'much'; for example 4e13"),
-        (["--train.flops", "4e13", "--train.steps=3"], "is the whole budget of a run, got --train.steps as well"),
-        (["--train.seconds=9", "--train.flops=4e13"], "is the whole budget of a run, got --train.seconds as well"),
+        (["--train.flops", "much"], "must be a number of operations, got 'much'; for example 5e13"),
+        (["--train.flops", "5e13", "--train.steps=3"], "is the whole budget of a run, got --train.steps as well"),
+        (["--train.seconds=9", "--train.flops=5e13"], "is the whole budget of a run, got --train.seconds as well"),
     ],
 )
 def test_a_wrong_budget_in_model_flops_is_one_line(arguments, message):
