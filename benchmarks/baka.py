@@ -115,10 +115,11 @@ def draw_positions(curves: dict[str, list[Curve]]) -> bytes:
     figure = Figure(figsize=(6, 4), dpi=120)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for name, held in curves.items():
+    # Dashes, because two of the curves lie on one another.
+    for (name, held), style in zip(curves.items(), ("-", "-", "--"), strict=True):
         steps = [EVERY * (index + 1) for index in range(len(held[0]))]
         columns = list(zip(*held, strict=True))
-        (line,) = axes.plot(steps, [mean(column) for column in columns], label=name)
+        (line,) = axes.plot(steps, [mean(column) for column in columns], style, label=name)
         axes.fill_between(
             steps, *([f(column) for column in columns] for f in (min, max)), alpha=0.2, color=line.get_color()
         )
