@@ -83,10 +83,10 @@ def _growth_row() -> Row:
 
 def _flatness_row() -> Row:
     """The largest time a token over the smallest, among lengths."""
-    seconds = in_turns([turn(chunked_delta_rule, 1, length) for length in LENGTHS], 5)
+    seconds = in_turns([turn(chunked_delta_rule, 1, length) for length in LENGTHS], 25)
     each = {length: median(column) / length for length, column in zip(LENGTHS, zip(*seconds, strict=True), strict=True)}
     note = "µs a token: " + ", ".join(f"T={length} {1e6 * value:.1f}" for length, value in each.items())
-    return Row("delta_rule_time_a_token", max(each.values()) / min(each.values()), "max / min", ("<=", 1.15), 5, note)
+    return Row("delta_rule_time_a_token", max(each.values()) / min(each.values()), "max / min", ("<=", 1.15), 25, note)
 
 
 def peak_tensor_bytes(once: Callable[[], float]) -> int:
