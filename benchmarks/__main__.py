@@ -1,7 +1,8 @@
 """python -m benchmarks [SUITE ...]: measures, prints one table, appends to benchmarks/results.jsonl.
 
 Suites are throughput, memory, judging and scores; without names all of them run, about a quarter of an hour on two
-cores. `baka`, `classical` and `operators` run only when they are named. Exit code 1 when a target is missed.
+cores. `baka`, `classical`, `full_size`, `operators` and `published` run only when they are named. Exit code 1 when a
+target is missed.
 
 python -m benchmarks profile RECIPE [--path value ...]: where the time of a training step goes.
 """
@@ -12,11 +13,13 @@ from pathlib import Path
 
 from benchmarks.baka import baka_rows
 from benchmarks.classical import classical_rows
+from benchmarks.full_size import full_size_rows
 from benchmarks.judging import judging_rows
 from benchmarks.memory import memory_rows
 from benchmarks.operators import operator_rows
 from benchmarks.profile import profile_table
-from benchmarks.row import append_rows, rows_table
+from benchmarks.published import published_rows
+from benchmarks.row import report_rows
 from benchmarks.scores import score_rows
 from benchmarks.throughput import throughput_rows
 from recipes.recipe import load_recipe
@@ -26,7 +29,7 @@ from runtime.machine import start_machine
 
 SUITES = ("throughput", "memory", "judging", "scores")
 # Only when they are named: minutes and more, or figures for orientation.
-LONG_SUITES = ("baka", "classical", "operators")
+LONG_SUITES = ("baka", "classical", "full_size", "operators", "published")
 
 
 def main(names: list[str]) -> int:
@@ -43,13 +46,13 @@ def main(names: list[str]) -> int:
             "scores": score_rows,
             "baka": lambda: baka_rows(machine),
             "classical": classical_rows,
+            "full_size": lambda: full_size_rows(load_recipe("int5_int6_rate"), machine),
             "operators": lambda: operator_rows(machine),
+            "published": lambda: published_rows(machine),
         }
         for name in names or SUITES:
             rows += run[name]()
-    print(rows_table(rows))
-    append_rows(rows, machine.hardware, " ".join(["python -m benchmarks", *names]))
-    return 0 if all(row.holds for row in rows) else 1
+    return report_rows(rows, machine.hardware, " ".join(["python -m benchmarks", *names]))
 
 
 def profiled(arguments: list[str]) -> None:

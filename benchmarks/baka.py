@@ -3,7 +3,7 @@
 Positions in `pristine` (rotary below NoPE below linspace), with a picture of the loss over the steps; in `baka` the
 negations, attention's gate on the feed-forward part, the memory, and the suffix that part 11 of the posts repairs. A
 row's value is how much lower the favoured variant's loss is, in nats a token. Finished curves are kept in
-runs/baka_curves.jsonl and not trained again.
+runs/baka_curves.json and not trained again.
 """
 
 import io
@@ -23,7 +23,7 @@ from model.pristine.positions import LinspaceConfig, NopeConfig, RotaryConfig
 from optim.trainer import StepReport
 from recipes.baka import baka
 from recipes.pristine import positioned, pristine
-from recipes.recipe import Recipe
+from recipes.recipe import Recipe, fingerprint
 from recipes.stages import Validation, open_validation, plain_score, recipe_dataset
 from runtime.files import write_bytes, write_text
 from runtime.machine import Machine
@@ -33,7 +33,7 @@ SEEDS = (1, 2, 3)
 STEPS, EVERY, TOKENS_PER_STEP = 300, 25, 2048
 # Longer than a chunk, so that memory and caches count; pristine's windows stay independent within it.
 SCORED_WINDOW, SCORED_TOKENS = 2048, 32_768
-CURVES = Path("runs/baka_curves.jsonl")
+CURVES = Path("runs/baka_curves.json")
 PICTURE = Path(__file__).parent / "pristine_positions.png"
 
 # Validation loss in nats a token at every `EVERY` steps.
@@ -74,17 +74,21 @@ CLAIMS = (
 )
 
 
-def loss_curve(recipe: Recipe, seed: int, machine: Machine, steps: int = STEPS, every: int = EVERY) -> Curve:
-    """Trains `steps` steps and scores the beginning of the validation split on the way."""
-    train = replace(recipe.train, seed=seed, seconds=None, steps=steps, tokens_per_step=TOKENS_PER_STEP)
-    recipe = replace(recipe, train=train)
+def short_run(recipe: Recipe, seed: int) -> Recipe:
+    """The recipe with this suite's steps and batches."""
+    train = replace(recipe.train, seed=seed, seconds=None, steps=STEPS, tokens_per_step=TOKENS_PER_STEP)
+    return replace(recipe, train=train)
+
+
+def loss_curve(recipe: Recipe, machine: Machine) -> Curve:
+    """Trains the recipe and scores the beginning of the validation split on the way."""
     dataset = recipe_dataset(recipe)
     whole = open_validation(dataset)
     validation, losses = Validation(whole.tokens[: SCORED_TOKENS + 1], whole.byte_table), []
     trainer = build_trainer(recipe, dataset, machine)
 
     def on_step(report: StepReport) -> None:
-        if report.step % every == 0:
+        if report.step % EVERY == 0:
             losses.append(plain_score(trainer.model, validation, SCORED_WINDOW, machine, 16_384).loss)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -93,21 +97,21 @@ def loss_curve(recipe: Recipe, seed: int, machine: Machine, steps: int = STEPS, 
 
 
 def kept_curves(machine: Machine) -> dict[str, list[Curve]]:
-    """The curves of every variant, a seed after the other; those that runs/baka_curves.jsonl lacks are trained."""
-    lines = CURVES.read_text(encoding="utf-8").splitlines() if CURVES.exists() else []
+    """The curves of every variant, a seed after the other; those that runs/baka_curves.json lacks are trained.
+
+    A curve is kept by the fingerprint of its recipe, so that none is taken for that of another.
+    """
+    kept: dict[str, Curve] = json.loads(CURVES.read_text(encoding="utf-8")) if CURVES.exists() else {}
+    curves: dict[str, list[Curve]] = {name: [] for name in BAKA_VARIANTS}
     for seed in SEEDS:
         for name, variant in BAKA_VARIANTS.items():
-            if not any(_run_of(line) == (name, seed, STEPS) for line in lines):
-                losses = loss_curve(variant(), seed, machine)
-                lines.append(json.dumps({"variant": name, "seed": seed, "steps": STEPS, "losses": losses}))
-                write_text(CURVES, "\n".join(lines) + "\n")
-    held = {_run_of(line): json.loads(line)["losses"] for line in lines}
-    return {name: [held[name, seed, STEPS] for seed in SEEDS] for name in BAKA_VARIANTS}
-
-
-def _run_of(line: str) -> tuple[str, int, int]:
-    facts = json.loads(line)
-    return facts["variant"], facts["seed"], facts["steps"]
+            recipe = short_run(variant(), seed)
+            key = fingerprint(recipe)
+            if key not in kept:
+                kept[key] = loss_curve(recipe, machine)
+                write_text(CURVES, json.dumps(kept, indent=1) + "\n")
+            curves[name].append(kept[key])
+    return curves
 
 
 def draw_positions(curves: dict[str, list[Curve]]) -> bytes:

@@ -24,7 +24,6 @@ from runtime.files import read_bytes, write_text
 from runtime.source import repository_root
 
 POCKET_README = Path("records/track_pocket/README.md")
-SCALE_TITLE = "## For scale: compressors without a budget"
 SCALE_START, SCALE_END = "<!-- compressors: python -m benchmarks classical -->", "<!-- end of compressors -->"
 _WINDOW_LOG = 27  # 128 MiB, of zstd
 
@@ -104,10 +103,8 @@ def scale_section(entries: list[ScaleEntry], train_bytes: int, val_bytes: int) -
 
 
 def write_scale(path: Path, section: str) -> None:
-    """Puts `section` between its markers in the README `path`, which gets them at its end where it has none."""
-    text = read_bytes(path, "the README of the track").decode("utf-8") if path.exists() else "# The pocket track\n"
-    if SCALE_START not in text:
-        text = f"{text.rstrip()}\n\n{SCALE_TITLE}\n\n{SCALE_START}\n{SCALE_END}\n"
+    """Puts `section` between its markers in the README `path`. Raises UserError where it has none."""
+    text = read_bytes(path, "the README of the track").decode("utf-8")
     write_text(path, between_markers(text, SCALE_START, SCALE_END, section))
 
 

@@ -1,25 +1,23 @@
-"""python -m benchmarks.full_size: the 24.7 M parameters of int5_int6_rate, quantised, packed, unpacked, fitted.
+"""python -m benchmarks full_size: the 24.7 M parameters of int5_int6_rate, quantised, packed, unpacked, fitted.
 
 Weights are Gaussian, and so are the inputs whose moments GPTQ weighs errors by, with deviations of e^N(0, 1/4) from
 column to column: what is measured is time, memory, and where the file ends. The fit counts the code that ships.
 """
 
-import sys
 import time
 
 import torch
 from torch import Tensor
 
-from benchmarks.row import Row, append_rows, rows_table
+from benchmarks.row import Row
 from compress.bundle import bundle_recipe
 from compress.container import pack, unpack
 from compress.expected import Expected
 from quantize.grid import Codes
 from quantize.plan import quantize
 from recipes.packed import parameter_shapes
-from recipes.recipe import Recipe, load_recipe
-from runtime.command import exit_with
-from runtime.machine import Machine, start_machine
+from recipes.recipe import Recipe
+from runtime.machine import Machine
 from runtime.source import repository_root
 
 GIB = 2**30
@@ -84,16 +82,3 @@ def _fitted_row(recipe: Recipe, weights: dict[str, Tensor], moments: dict[str, T
 
 def _packed(recipe: Recipe, codes: Codes) -> bytes:
     return pack(codes, config={"recipe": recipe.name}, coder=recipe.pack.coder, kinds=recipe.pack.kinds)
-
-
-def run_full_size() -> int:
-    """Measures, prints and keeps the rows; the exit code is 1 when a target is missed."""
-    machine = start_machine("fp32")
-    rows = full_size_rows(load_recipe("int5_int6_rate"), machine)
-    print(rows_table(rows))  # noqa: T201
-    append_rows(rows, machine.hardware, " ".join(["python -m benchmarks.full_size", *sys.argv[1:]]))
-    return 0 if all(row.holds for row in rows) else 1
-
-
-if __name__ == "__main__":
-    exit_with(run_full_size)

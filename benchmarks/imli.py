@@ -17,7 +17,7 @@ from statistics import mean
 
 import tyro
 
-from benchmarks.row import Row, append_rows, rows_table
+from benchmarks.row import Row, report_rows
 from compress.container import pack, unpack
 from compress.expected import Expected
 from eval.score import Score
@@ -146,9 +146,7 @@ def run_imli(command: ImliCommand) -> int:
                 flush=True,
             )
     rows = outcome_rows(outcomes, command.tokens)
-    print(rows_table(rows))  # noqa: T201
-    append_rows(rows, machine.hardware, " ".join(["python -m benchmarks.imli", *sys.argv[1:]]))
-    return 0 if all(row.holds for row in rows) else 1
+    return report_rows(rows, machine.hardware, " ".join(["python -m benchmarks.imli", *sys.argv[1:]]))
 
 
 def outcome_rows(outcomes: dict[str, list[Outcome]], tokens: int) -> list[Row]:

@@ -1,4 +1,4 @@
-"""python -m benchmarks.published: the published sizes of BakaLLM build, count, and learn from a training step.
+"""python -m benchmarks published: the published sizes of BakaLLM build, count, and learn from a training step.
 
 One row of random tokens each, as long as the recipe's windows, by the recipe's own optimiser. The value is by how much
 the step lowers the loss of that row; parameters, seconds and memory stand in the note.
@@ -8,13 +8,12 @@ import time
 
 import torch
 
-from benchmarks.row import Row, append_rows, rows_table
+from benchmarks.row import Row
 from optim.groups import Optimizers
 from recipes.baka import baka_tinystories, baka_w103
 from recipes.pristine import pristine_w103
 from recipes.recipe import Recipe
-from runtime.command import exit_with
-from runtime.machine import Machine, start_machine
+from runtime.machine import Machine
 
 
 def published_row(name: str, recipe: Recipe, machine: Machine) -> Row:
@@ -37,15 +36,7 @@ def published_row(name: str, recipe: Recipe, machine: Machine) -> Row:
     return Row(f"step_{name}", float(before.detach() - after), "nats a token", (">=", 0.0), 1, note)
 
 
-def run_published() -> int:
-    """Measures, prints and keeps a row a size; the exit code is 1 when a step does not lower the loss."""
-    machine = start_machine("fp32")
+def published_rows(machine: Machine) -> list[Row]:
+    """A row a published size."""
     sizes = {"baka_tinystories": baka_tinystories, "pristine_w103": pristine_w103, "baka_w103": baka_w103}
-    rows = [published_row(name, recipe(), machine) for name, recipe in sizes.items()]
-    print(rows_table(rows))  # noqa: T201
-    append_rows(rows, machine.hardware, "python -m benchmarks.published")
-    return 0 if all(row.holds for row in rows) else 1
-
-
-if __name__ == "__main__":
-    exit_with(run_published)
+    return [published_row(name, recipe(), machine) for name, recipe in sizes.items()]

@@ -17,7 +17,7 @@ import tyro
 from torch import Tensor
 
 from benchmarks.minilm import minilm_moments, minilm_weights
-from benchmarks.row import Row, append_rows, rows_table
+from benchmarks.row import Row, report_rows
 from benchmarks.stack import stack_rows
 from compress.container import pack, unpack
 from compress.expected import Expected
@@ -174,9 +174,7 @@ def run_rate(command: RateCommand) -> int:
     if command.minilm:
         weights = minilm_weights()
         rows += stack_rows("minilm", weights, minilm_moments(weights, machine))
-    print(rows_table(rows))  # noqa: T201
-    append_rows(rows, machine.hardware, " ".join(["python -m benchmarks.rate", *sys.argv[1:]]))
-    return 0 if all(row.holds for row in rows) else 1
+    return report_rows(rows, machine.hardware, " ".join(["python -m benchmarks.rate", *sys.argv[1:]]))
 
 
 if __name__ == "__main__":

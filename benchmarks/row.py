@@ -66,3 +66,10 @@ def rows_table(rows: Sequence[Row]) -> str:
             f"{row.n:>3}  {row.note}"
         )
     return "\n".join(lines)
+
+
+def report_rows(rows: Sequence[Row], hardware: str, command: str) -> int:
+    """Prints the table and keeps the rows; the exit code of the benchmark, 1 when a target is missed."""
+    print(rows_table(rows))  # noqa: T201
+    append_rows(rows, hardware, command)
+    return 0 if all(row.holds for row in rows) else 1

@@ -52,16 +52,15 @@ def leaderboard(root: Path) -> str:
 
 def _read_tracks(root: Path) -> dict[str, Track]:
     """The records of every track, the best first."""
-    tracks: dict[str, Track] = {}
-    for path in sorted(root.glob("track_*/*/submission.json")):
-        # A record that is being written lies under a hidden name.
-        if not path.parent.name.startswith("."):
-            tracks.setdefault(path.parent.parent.name, []).append((path.parent, read_submission(path)))
-    return {track: _ranked(held) for track, held in tracks.items()}
+    tracks = {folder.name: read_track(folder) for folder in sorted(root.glob("track_*"))}
+    return {track: held for track, held in tracks.items() if held}
 
 
-def _ranked(held: Track) -> Track:
+def read_track(folder: Path) -> Track:
     """The lowest score first, without the records of a seed that a record of several seeds has taken in."""
+    paths = sorted(folder.glob("*/submission.json"))
+    # A record that is being written lies under a hidden name.
+    held = [(path.parent, read_submission(path)) for path in paths if not path.parent.name.startswith(".")]
     made = [{result.artifact_sha256 for result in submission.seed_results.values()} for _, submission in held]
     whole = [entry for entry, own in zip(held, made, strict=True) if not any(own < other for other in made)]
     return sorted(whole, key=lambda entry: (entry[1].val_bpb, entry[0].name))

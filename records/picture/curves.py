@@ -1,4 +1,4 @@
-"""python -m records curves: bits per byte over seconds of training for all records of a track, in one figure.
+"""python -m records curves: bits per byte over seconds of training for the records that a leaderboard shows.
 
 A line is the mean over the seeds of the validations in their logs, a band their range, and the mark at its end the
 score of the record, read back from its bytes.
@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from records.fields import Submission
 from records.judge.finding import printable
+from records.leaderboard import read_track
 from records.log_grammar import read_log
 from records.picture.charts import COLOURS, drawn
-from records.submission import check_track, read_submission
+from records.submission import check_track
 from runtime.errors import UserError
 from runtime.files import write_bytes
 
@@ -48,18 +50,15 @@ def write_curves(root: Path, track: str) -> Path:
     Raises UserError for a track without records, and for a record whose files cannot be read.
     """
     check_track(track)
-    folders = [path.parent for path in sorted((root / track).glob("*/submission.json"))]
-    # A record that is being written lies under a hidden name.
-    curves = [read_curve(folder) for folder in folders if not folder.name.startswith(".")]
+    curves = [read_curve(*record) for record in read_track(root / track)]
     if not curves:
         raise UserError(f"curves are of records, {root / track} holds none; python -m records new RUN makes one")
-    write_bytes(root / track / CURVES_FILE, track_png(sorted(curves, key=lambda curve: curve.end[1])))
+    write_bytes(root / track / CURVES_FILE, track_png(curves))
     return root / track / CURVES_FILE
 
 
-def read_curve(folder: Path) -> TrackCurve:
-    """The curve of the record in `folder`, from its submission.json and its logs."""
-    submission = read_submission(folder / "submission.json")
+def read_curve(folder: Path, submission: Submission) -> TrackCurve:
+    """The curve of the record in `folder`, from its submission and its logs."""
     seeds = []
     for path in sorted(folder.glob("train*.log")):
         # Two validations of one step are of the last weights and of their average: the line is of the weights.

@@ -10,6 +10,7 @@ from picture.test_leaderboard import make_submission
 from tiny_runs import command
 
 from records.picture.curves import TrackCurve, read_curve, spread, track_png, write_curves
+from records.submission import read_submission
 from runtime.errors import UserError
 
 END = 4.5  # seconds of training, as the submission of the helper says
@@ -38,7 +39,7 @@ def test_a_curve_is_what_the_logs_say(tmp_path):
     record = make_submission(tmp_path, "One", 1.5).parent
     make_log(record, "train_seed1.log", [(2, 3.0), (6, 2.0)])
     make_log(record, "train_seed2.log", [(2, 3.2), (4, 2.6), (8, 2.2)])
-    curve = read_curve(record)
+    curve = read_curve(record, read_submission(record / "submission.json"))
     assert curve.end == (END, 1.5)
     # The average at the last step is another set of weights, and no point of the line.
     assert curve.seeds == [[(1.0, 3.0), (3.0, 2.0)], [(1.0, 3.2), (2.0, 2.6), (4.0, 2.2)]]
