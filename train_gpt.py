@@ -39,7 +39,7 @@ from runtime.checkpoint import checkpoint_facts, save_checkpoint
 from runtime.errors import UserError
 from runtime.files import write_text
 from runtime.log import RunLog
-from runtime.machine import Machine, leave, start_machine
+from runtime.machine import Machine, dtype_name, leave, start_machine
 from runtime.signals import TerminationRequest
 
 
@@ -66,7 +66,8 @@ def main(arguments: list[str]) -> int:
     quantizer = recipe.pack.quantizer
     moments = quantizer.moments(trainer, tell) if quantizer else {}
     if machine.is_main:
-        facts = {"fingerprint": trainer.identity, "step": trainer.step}
+        dtype = dtype_name(machine.compute_dtype)
+        facts = {"fingerprint": trainer.identity, "step": trainer.step, "compute_dtype": dtype}
         save_checkpoint(run.weights, trainer.weights, facts)
         if moments:
             save_checkpoint(run.moments, moments, facts)

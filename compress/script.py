@@ -11,6 +11,7 @@ which Triton compiles kernels from, and tracebacks show it.
 import ast
 import lzma
 import re
+from itertools import product
 
 from runtime.errors import UserError
 
@@ -39,7 +40,7 @@ def pack_source(source: str) -> bytes:
     'print(1)'
     """
     data = source.encode("utf-8")
-    return HEAD + min((escaped(_lzma(data, bits)) for bits in range(5)), key=len) + TAIL
+    return HEAD + min((escaped(_lzma(data, *settings)) for settings in _SETTINGS), key=len) + TAIL
 
 
 def unpack_source(script: bytes) -> str:
@@ -64,7 +65,13 @@ def escaped(data: bytes) -> bytes:
     return data
 
 
-def _lzma(data: bytes, context_bits: int) -> bytes:
+# Match finder, and the length of a match that is taken at once: which are best is luck, and how many bytes must be
+# escaped is too, so all are tried.
+_SETTINGS = tuple(product((lzma.MF_BT2, lzma.MF_BT3, lzma.MF_BT4), (28, 36, 56, 128, 192, 273)))
+
+
+def _lzma(data: bytes, finder: int, nice_length: int) -> bytes:
     """LZMA in its oldest format: no other header is as short and says how to decode what follows."""
-    filters = [{"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "lc": context_bits, "lp": 0, "pb": 0}]
+    own = {"lc": 3, "lp": 0, "pb": 0, "mf": finder, "nice_len": nice_length, "dict_size": 2**20}
+    filters = [{"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, **own}]
     return lzma.compress(data, format=lzma.FORMAT_ALONE, filters=filters)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class TrainConfig:
     checkpoint_every: int | None = 500
     warmup_steps: int = 20  # compile warm-up, CUDA only; weights, optimisers and loader are restored after it
     curriculum: Curriculum | None = None  # shorter rows first
-    compute_dtype: str | None = None  # "bf16" or "fp32"; None: what this machine is fastest in
+    compute_dtype: Literal["bf16", "fp32"] | None = None  # None: what this machine is fastest in
 
     @property
     def tokens_per_slice(self) -> int:

@@ -28,7 +28,7 @@ from recipes.stages import EvalReport, eval_artifact, open_validation, recipe_da
 from recipes.telling import calibration_text, final_text, is_logged, ledger_text, step_text, stop_text, validation_text
 from runtime.errors import UserError
 from runtime.files import read_bytes, sha256_of, write_bytes, write_text
-from runtime.machine import Machine, start_machine
+from runtime.machine import Machine, dtype_name, start_machine
 from runtime.signals import TerminationRequest
 from train_gpt import build_trainer, resumed_dtype, run_command, seed_override, train
 
@@ -93,6 +93,7 @@ def train_alone(overrides: list[str]) -> int:
     pack, quantizer = recipe.pack, recipe.pack.quantizer
     moments = quantizer.moments(trainer, tell) if quantizer else {}
     if tell.machine.is_main:
+        overrides = [*overrides, f"--train.compute_dtype={dtype_name(tell.machine.compute_dtype)}"]
         packed = partial(pack_model, recipe, overrides, tokenizer_sha256=sha256_of(dataset.tokenizer_path))
         if quantizer:
             size = Path(__file__).stat().st_size

@@ -17,8 +17,9 @@ from runtime.errors import UserError
 from runtime.files import read_bytes
 from runtime.machine import Machine
 
-# Overrides that reading and scoring the model depend on travel in the file; how it was trained does not.
-_TRAVELLING = ("--model.", "--eval.", "--pack.coder", "--pack.kinds.")
+# Overrides that reading and scoring the model depend on travel in the file; how it was trained does not, but for what
+# it computes in: another machine's choice would be another score.
+_TRAVELLING = ("--model.", "--eval.", "--pack.coder", "--pack.kinds.", "--train.compute_dtype")
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,13 @@ def pack_model(recipe: Recipe, overrides: list[str], codes: Codes, tokenizer_sha
 
 
 def open_packed(path: str | Path, machine: Machine) -> PackedModel:
-    """The model in the file `path`; reads that file alone.
+    """The model in the file `path`, computing in what it was trained in; reads that file alone.
 
     Raises UserError for a file that is damaged in any bit, or whose recipe has changed since it was packed.
     """
     config, codes = unpack(read_bytes(path, "the packed model"), _expected)
     recipe = _recipe_of(config)
+    machine = machine.computing_in(recipe.train.compute_dtype)
     return PackedModel(recipe, model_from_codes(recipe.model, codes, machine), config["tokenizer"])
 
 

@@ -30,7 +30,7 @@ from quantize.plan import plan_grids, quantize
 from recipes.packed import PackedModel, open_packed, pack_model
 from recipes.recipe import Recipe
 from recipes.run_folder import RunFolder
-from runtime.checkpoint import load_checkpoint
+from runtime.checkpoint import checkpoint_facts, load_checkpoint
 from runtime.errors import UserError
 from runtime.files import sha256_of, write_bytes, write_text
 from runtime.machine import Machine
@@ -92,7 +92,8 @@ def quantize_run(run: RunFolder, tell: Callable[[str], None] = lambda text: None
 def packed_bytes(run: RunFolder, codes: Codes) -> bytes:
     """The artifact that codes of this run become."""
     recipe = run.recipe()
-    return pack_model(recipe, run.facts()["overrides"], codes, sha256_of(recipe_dataset(recipe).tokenizer_path))
+    overrides = [*run.facts()["overrides"], f"--train.compute_dtype={checkpoint_facts(run.weights)['compute_dtype']}"]
+    return pack_model(recipe, overrides, codes, sha256_of(recipe_dataset(recipe).tokenizer_path))
 
 
 def compress_run(run: RunFolder) -> Ledger:

@@ -53,6 +53,10 @@ class Machine:
             return f"{self.world_size}x {torch.cuda.get_device_name(self.device)}"
         return f"{os.cpu_count()} CPU cores ({torch.backends.cpu.get_cpu_capability()})"
 
+    def computing_in(self, dtype: str | None) -> "Machine":
+        """The same machine with this compute dtype ("bf16", "fp32"; None: its own)."""
+        return replace(self, compute_dtype=_DTYPES[dtype]) if dtype else self
+
     def sum_(self, tensor: Tensor) -> Tensor:
         """Sums `tensor` over the ranks, in place."""
         if self.world_size > 1:
@@ -124,7 +128,7 @@ def _with_dtype(machine: Machine, chosen: str | None) -> Machine:
     # Ranks must agree: the fastest rank's measurements decide for all of them.
     bf16, fp32 = machine.max_(torch.tensor(peaks, dtype=torch.float64, device=machine.device)).tolist()
     fastest = "bf16" if machine.on_cuda or bf16 > BF16_ADVANTAGE * fp32 else "fp32"
-    return replace(machine, compute_dtype=_DTYPES[chosen or fastest], peak_flops=bf16, fp32_peak_flops=fp32)
+    return replace(machine, peak_flops=bf16, fp32_peak_flops=fp32).computing_in(chosen or fastest)
 
 
 def _keep_freed_memory() -> None:

@@ -159,7 +159,7 @@ def test_a_ternary_matrix_with_a_norm_inside_by_hand():
     torch.testing.assert_close(linear(x), expected)
     expected.square().sum().backward()
     linear(x).square().sum().backward()
-    torch.testing.assert_close(linear.weight.grad, used.grad)
+    torch.testing.assert_close(linear.weight.grad, used.grad, rtol=1e-5, atol=1e-4)
 
 
 def test_eight_bit_activations_are_bitnets():

@@ -141,7 +141,8 @@ def test_chunked_nats_equal_their_twin(rows, vocab, cap):
         nats = nats_of(x, table, targets, cap)
         results.append((nats, *torch.autograd.grad(nats, (x, table), g)))
     for chunked, plain in zip(*results, strict=True):
-        torch.testing.assert_close(chunked, plain)
+        # Sums of up to 131,073 products, in another order.
+        torch.testing.assert_close(chunked, plain, rtol=1e-5, atol=1e-4)
 
 
 def test_chunked_nats_keep_nothing_where_no_gradient_is_wanted():
