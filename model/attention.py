@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.linear import Linear, WeightMap
 from ops.rotary.fused import normed_rotary
 from ops.rotary.reference import rotary_table
-from runtime.errors import UserError
+from runtime.errors import UserError, check_positive
 
 # Keys and values seen so far, [B, num_kv_heads, T, head_dim] each.
 KeyValues = tuple[Tensor, Tensor]
@@ -39,6 +39,8 @@ class AttentionConfig:
 
     def check(self, dim: int) -> None:
         """Raises UserError where heads do not divide."""
+        check_positive("num_heads", self.num_heads)
+        check_positive("num_kv_heads", self.num_kv_heads)
         if dim % self.num_heads or (dim // self.num_heads) % 2:
             raise UserError(
                 f"the width must be an even multiple of the heads: {self.num_heads} heads do not fit width {dim}; "

@@ -18,7 +18,7 @@ from model.decay import NoDecayConfig, SigmoidDecayConfig, StepDecayConfig
 from model.readout import NormedReadoutConfig, SigmoidReadoutConfig
 from ops.delta_rule.dispatch import delta_rule
 from ops.rms_norm.fused import l2_norm
-from runtime.errors import UserError, nearest_multiple
+from runtime.errors import UserError, check_positive, nearest_multiple
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,12 @@ class DeltaNetConfig:
     @property
     def value_heads(self) -> int:
         """Heads of the values, and so of the memory."""
-        return self.num_value_heads or self.num_heads
+        return self.num_heads if self.num_value_heads is None else self.num_value_heads
 
     def head_sizes(self, dim: int) -> tuple[int, int]:
         """Dk and Dv at this width. Raises UserError where heads do not divide."""
+        check_positive("num_heads", self.num_heads)
+        check_positive("num_value_heads", self.value_heads)
         if self.value_heads % self.num_heads:
             raise UserError(
                 f"value heads must be a multiple of the {self.num_heads} key heads, got {self.value_heads}; "

@@ -16,7 +16,7 @@ from model.convolved import ConvolvedMixer, MemoryState
 from model.linear import Linear
 from model.readout import NormedReadoutConfig
 from ops.rms_norm.fused import l2_norm
-from runtime.errors import UserError, nearest_multiple
+from runtime.errors import UserError, check_positive, nearest_multiple
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class LinearAttentionConfig:
     has_bounded_state: ClassVar[bool] = True
 
     def build(self, dim: int) -> "LinearAttention":
+        check_positive("num_heads", self.num_heads)
         if dim % self.num_heads:
             raise UserError(
                 f"the width must be a multiple of the {self.num_heads} heads, got {dim}; "

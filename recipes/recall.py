@@ -24,6 +24,7 @@ from model.deltanet import DeltaNetConfig
 from model.gated_conv import GatedConvConfig
 from model.linear_attention import LinearAttentionConfig
 from model.stack import Stack, StackConfig
+from optim.groups import route
 from optim.schedule import Progress, WarmupCosine
 from runtime.errors import UserError
 from runtime.files import write_text
@@ -81,19 +82,28 @@ def train_recall(
     """Trains one model until it answers, or to the end of its steps; `tell` gets a line a check."""
     task.check()
     model = recall_model(RECALL_MIXERS[mixer], task, training.dim).build().reset_parameters(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), training.lr, weight_decay=training.weight_decay)
+    optimizer = torch.optim.AdamW(_groups(model), training.lr, weight_decay=training.weight_decay)
     schedule = WarmupCosine(warmup_steps=training.steps // 20, floor=0.0)
     draw, unseen = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(2**31 + seed)
     unseen_examples = recall_examples(task, training.unseen, unseen)
     accuracy = step = 0
     while step < training.steps and accuracy < training.enough:
-        optimizer.param_groups[0]["lr"] = training.lr * schedule.multiplier(Progress(step, 0.0, training.steps, None))
+        for group in optimizer.param_groups:
+            group["lr"] = training.lr * schedule.multiplier(Progress(step, 0.0, training.steps, None))
         loss = _recall_step(model, optimizer, *recall_examples(task, training.batch, draw))
         step += 1
         if step % training.check_every == 0 or step == training.steps:
             accuracy = _unseen_accuracy(model, *unseen_examples)
             tell(f"{mixer} {task} seed {seed} step {step} loss {loss:.4f} unseen {100 * accuracy:.1f} %")
     return RecallResult(mixer, task, training, seed, accuracy, step)
+
+
+def _groups(model: Stack) -> list[dict]:
+    """Time constants apart, without weight decay: pulled to 0, the steps of a memory grow and it forgets at once."""
+    routed: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+    for name, weight in model.named_parameters():
+        routed[route(name) == "undecayed"].append(weight)
+    return [{"params": routed[False]}, {"params": routed[True], "weight_decay": 0.0}]
 
 
 def _recall_step(model: Stack, optimizer: torch.optim.Optimizer, tokens: torch.Tensor, targets: torch.Tensor) -> float:

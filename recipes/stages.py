@@ -92,7 +92,9 @@ def quantize_run(run: RunFolder, tell: Callable[[str], None] = lambda text: None
 def packed_bytes(run: RunFolder, codes: Codes) -> bytes:
     """The artifact that codes of this run become."""
     recipe = run.recipe()
-    overrides = [*run.facts()["overrides"], f"--train.compute_dtype={checkpoint_facts(run.weights)['compute_dtype']}"]
+    # Weights of a run before dtypes were kept do not say; None leaves it to the machine that reads them.
+    dtype = checkpoint_facts(run.weights).get("compute_dtype")
+    overrides = [*run.facts()["overrides"], f"--train.compute_dtype={dtype}"]
     return pack_model(recipe, overrides, codes, sha256_of(recipe_dataset(recipe).tokenizer_path))
 
 

@@ -23,6 +23,17 @@ def nearest(word: str, candidates: Iterable[str], count: int = 3) -> str:
     return f"nearest: {', '.join(close)}" if close else f"one of: {', '.join(known)}"
 
 
+def check_positive(name: str, value: int) -> None:
+    """Raises UserError unless value is 1 or more.
+
+    >>> check_positive("heads", 0)
+    Traceback (most recent call last):
+    runtime.errors.UserError: heads must be at least 1, got 0; nearest 1
+    """
+    if value < 1:
+        raise UserError(f"{name} must be at least 1, got {value}; nearest 1")
+
+
 def nearest_multiple(value: int, step: int) -> int:
     """The multiple of `step` closest to `value`, at least one `step`.
 

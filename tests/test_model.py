@@ -8,9 +8,11 @@ import torch
 from tiny_runs import MODEL_RECIPES, VOCAB, tiny
 
 from model.attention import AttentionConfig
+from model.deltanet import DeltaNetConfig
 from model.embed import BigramHash, SmearGate, bigram_rows
 from model.flops import forward_flops_per_token, matrix_parameters, training_flops_per_token
 from model.linear import Linear
+from model.linear_attention import LinearAttentionConfig
 from ops.rms_norm.reference import rms_norm_reference
 from quantize.grid import INT6
 from quantize.straight_through import StraightThrough
@@ -190,6 +192,11 @@ def test_flops_count_matrices_and_half_of_the_attention_square():
     [
         (AttentionConfig(num_heads=3), "3 heads do not fit width 64; nearest width 66"),
         (AttentionConfig(num_heads=4, num_kv_heads=3), "3 do not divide 4; nearest 2"),
+        (AttentionConfig(num_heads=0), "num_heads must be at least 1, got 0"),
+        (AttentionConfig(num_heads=4, num_kv_heads=0), "num_kv_heads must be at least 1, got 0"),
+        (DeltaNetConfig(num_heads=0), "num_heads must be at least 1, got 0"),
+        (DeltaNetConfig(num_value_heads=0), "num_value_heads must be at least 1, got 0"),
+        (LinearAttentionConfig(num_heads=-2), "num_heads must be at least 1, got -2"),
     ],
 )
 def test_heads_that_do_not_divide_are_named(config, message):

@@ -36,6 +36,13 @@ def test_the_machine_measures_and_obeys(monkeypatch):
     assert machine.peak_memory_bytes() > 2**20
 
 
+def test_the_hardware_says_how_many_cores_compute(monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert Machine().hardware.startswith("2 of 8 CPU cores (")
+    assert Machine(world_size=4).hardware.startswith("8 CPU cores (")
+
+
 def test_the_compute_dtype_is_the_faster_one(monkeypatch):
     def rates(bf16, fp32):
         monkeypatch.setattr("runtime.machine.matmul_peak", lambda _, dtype: bf16 if dtype is torch.bfloat16 else fp32)
