@@ -1,15 +1,17 @@
 """The same nats a chunk of rows at a time, for CPUs: the logits of a chunk never leave the cache.
 
 With t = tanh(z / cap), p = softmax(cap t) and a one-hot target o:  d nats / dz = (p - o) (1 - t²). It is computed going
-forward, while the chunk is at hand, and is all that is kept: [N, V] once instead of four times.
+forward, while the chunk is at hand, and is all that is kept: [N, V] once instead of four times. t is 2 u - 1 with
+u = sigmoid(2 z / cap), which torch's CPUs have six times faster; then softmax(cap t) = softmax(2 cap u) and
+1 - t² = 4 (u - u²), whose 4 waits for the backward.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Logits a chunk: half a megabyte in fp32.
-LOGITS_A_CHUNK = 2**17
+# Logits a chunk: a megabyte in fp32.
+LOGITS_A_CHUNK = 2**18
 
 
 class _ChunkedNats(torch.autograd.Function):
@@ -22,21 +24,21 @@ class _ChunkedNats(torch.autograd.Function):
         for start in range(0, len(x), rows):
             here = slice(start, start + rows)
             z, target = F.linear(x[here], matrix).float(), targets[here, None]
-            t = None if cap is None else z.div_(cap).tanh_()
-            log_p = torch.log_softmax(z if cap is None else cap * t, dim=-1)
+            u = None if cap is None else z.mul_(2 / cap).sigmoid_()
+            log_p = torch.log_softmax(z if cap is None else 2 * cap * u, dim=-1)
             nats[here] = -log_p.gather(1, target)[:, 0]
             if wanted:
                 slope = log_p.exp_().scatter_add_(1, target, log_p.new_full(target.shape, -1.0))
-                slopes[here] = slope if cap is None else slope.addcmul_(slope, t.square_(), value=-1)
+                slopes[here] = slope if cap is None else slope.mul_(u.addcmul_(u, u, value=-1))
         if wanted:
             ctx.save_for_backward(x, matrix, slopes)
-        ctx.dtype = table.dtype
+        ctx.dtype, ctx.scale = table.dtype, 1 if cap is None else 4
         return nats
 
     @staticmethod
     def backward(ctx, g: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, matrix, slopes = ctx.saved_tensors
-        g = g[:, None].to(x.dtype)
+        g = (ctx.scale * g[:, None]).to(x.dtype)
         return (slopes @ matrix) * g, (slopes.mT @ (x * g)).to(ctx.dtype), None, None
 
 
