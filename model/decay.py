@@ -12,28 +12,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.bit_linear import BitLinearConfig, LinearConfig
+from runtime.errors import UserError
 
 
 @dataclass(frozen=True)
 class StepDecayConfig:
-    """g = -A softplus(W x + step_bias): a continuous decay A over a time step that each token chooses."""
+    """g = -A softplus(W x + step_bias): a continuous decay A over a time step that each token chooses.
+
+    A starts in (0, largest]. With the published 16, half of all heads start by forgetting within some tens of tokens:
+    where a model has few heads, a smaller one lets it remember from the first step on.
+    """
+
+    largest: float = 16.0
 
     def build(self, dim: int, num_heads: int, linear: LinearConfig | BitLinearConfig) -> "StepDecay":
-        return StepDecay(linear.build(dim, num_heads), num_heads)
+        if not 0 < self.largest < math.inf:
+            raise UserError(f"the largest decay at the start must be above 0, got {self.largest}; the published is 16")
+        return StepDecay(linear.build(dim, num_heads), num_heads, self.largest)
 
 
 class StepDecay(nn.Module):
-    """A starts in (0, 16], the step of x = 0 in 0.001 to 0.1, log-uniformly."""
+    """A starts in (0, largest], the step of x = 0 in 0.001 to 0.1, log-uniformly."""
 
-    def __init__(self, step: nn.Module, num_heads: int) -> None:
+    def __init__(self, step: nn.Module, num_heads: int, largest: float) -> None:
         super().__init__()
+        self.largest = largest
         self.step = step
         self.decay_log = nn.Parameter(torch.empty(num_heads))
         self.step_bias = nn.Parameter(torch.empty(num_heads))
 
     def reset_parameters(self) -> None:
         # rand() may be 0, of which there is no logarithm, but never 1.
-        self.decay_log.copy_(torch.log(16 * (1 - torch.rand(self.decay_log.shape))))
+        self.decay_log.copy_(torch.log(self.largest * (1 - torch.rand(self.decay_log.shape))))
         step = torch.empty(self.step_bias.shape).uniform_(math.log(1e-3), math.log(0.1)).exp()
         self.step_bias.copy_(step + torch.log(-torch.expm1(-step)))
 

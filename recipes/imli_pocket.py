@@ -22,7 +22,7 @@ def imli_pocket() -> Recipe:
         name="imli_pocket",
         data=LAPTOP_DATA,
         model=replace(base.model, vocab_size=1024),
-        train=replace(POCKET_TRAIN, tokens_per_step=2048, compute_dtype="fp32", validate_every=200),
+        train=replace(POCKET_TRAIN, tokens_per_step=2048, validate_every=200),
         optim=adamw(peak=4e-3, warmup_steps=50),
         pack=replace(base.pack, budget=POCKET_BYTES),
         eval=LAPTOP_EVAL,

@@ -31,10 +31,11 @@ from runtime.files import write_text
 
 _DELTANET = DeltaNetConfig(num_heads=2, expand_k=1.0, expand_v=1.0, decay=NoDecayConfig())
 # Two heads of 32 each: a head's memory is full at 32 pairs. Attention, which keeps everything, is the yardstick; a
-# convolution puts key and value together for it, as those of the other mixers do for them.
+# convolution puts key and value together for it, as those of the other mixers do for them. With two heads, decays from
+# the published 16 down may leave nothing of a seed's memory when the pairs are over, and training does not begin.
 RECALL_MIXERS: dict[str, tuple[MixerConfig, ...]] = {
     "deltanet": (_DELTANET,) * 2,
-    "gated_deltanet": (replace(_DELTANET, decay=StepDecayConfig()),) * 2,
+    "gated_deltanet": (replace(_DELTANET, decay=StepDecayConfig(largest=1.0)),) * 2,
     "attention": (GatedConvConfig(size=4), AttentionConfig(num_heads=2, num_kv_heads=2)),
     "linear_attention": (LinearAttentionConfig(num_heads=2),) * 2,
 }

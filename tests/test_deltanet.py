@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from model.bit_linear import LinearConfig
 from model.block import PreNormBlockConfig
 from model.decay import NoDecayConfig, SigmoidDecayConfig, StepDecayConfig
 from model.deltanet import DeltaNetConfig
@@ -146,6 +147,22 @@ def test_time_constants_start_where_they_were_published():
     assert step.log().mean().item() == pytest.approx(math.log(1e-2), abs=0.3)
     torch.testing.assert_close(layer.decay(torch.zeros(1, 1, 512))[0, 0], -rate * step)
     assert layer.value_conv.taps.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_a_memory_may_start_with_slower_decays():
+    draws = [StepDecayConfig(largest).build(8, 512, LinearConfig()) for largest in (16.0, 0.5)]
+    with torch.no_grad():
+        for decay in draws:
+            torch.manual_seed(0)
+            decay.reset_parameters()
+    published, slower = (decay.decay_log.exp() for decay in draws)
+    torch.testing.assert_close(slower, published / 32)
+    assert torch.equal(draws[0].step_bias, draws[1].step_bias)
+
+
+def test_decays_that_forget_nothing_or_all_are_refused():
+    with pytest.raises(UserError, match="must be above 0, got 0.0; the published is 16"):
+        StepDecayConfig(largest=0.0).build(8, 2, LinearConfig())
 
 
 def test_decay_is_summed_in_fp32():
