@@ -17,7 +17,7 @@ from eval.streaming import StreamConfig, document_streams
 from eval.window_means import mean_losses
 from recipes.override import overridden
 from recipes.packed import open_packed
-from recipes.recall import RECALL_TASKS, RecallTraining, recall_results, recall_table
+from recipes.recall import RecallTraining, recall_results, recall_table, recall_tasks
 from recipes.recipe import Recipe
 from recipes.run_folder import RunFolder
 from recipes.stages import eval_artifact, open_validation, recipe_dataset, sample_packed
@@ -110,6 +110,7 @@ def means(run: tyro.conf.Positional[Path], context: int = 512) -> None:
 
 def recall(
     task: Literal["mqar"] = "mqar",
+    pairs: tuple[int, ...] = (8, 16),
     seeds: int = 3,
     steps: int = RecallTraining.steps,
     out: Path = Path("runs/recall.jsonl"),
@@ -118,12 +119,13 @@ def recall(
 
     Args:
         task: multi-query associative recall.
+        pairs: 8 or 16 of them in 64 tokens, 32 in 128, which take twice as long.
         seeds: how many trainings of each.
         steps: of a training that does not reach 99 %.
         out: finished trainings; those that it holds already are not done again.
     """
     training = RecallTraining(steps=steps)
-    results = recall_results(RECALL_TASKS[task], seeds, training, out, lambda line: print(line, flush=True))
+    results = recall_results(recall_tasks(task, pairs), seeds, training, out, lambda line: print(line, flush=True))
     print(recall_table(results))
 
 

@@ -23,6 +23,7 @@ def pocket() -> Recipe:
         name="pocket",
         data=replace(base.data, folder="data/datasets/sotu_sp4096"),
         model=replace(base.model, vocab_size=4096),
+        train=replace(base.train, tokens_per_step=2048, num_slices=1, validate_every=400),
         pack=rate_pack(RateQuantizer(batches=4, seconds=4.0), budget=POCKET_BYTES),
         record=RecordConfig(
             title="Pocket",

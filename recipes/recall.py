@@ -46,7 +46,7 @@ RECALL_TASKS = {"mqar": (RecallTask(num_pairs=8), RecallTask(num_pairs=16), Reca
 class RecallTraining:
     """AdamW on batches of fresh examples; the rate falls to zero over `steps`."""
 
-    steps: int = 2500
+    steps: int = 4000
     batch: int = 64
     dim: int = 64
     lr: float = 4e-3
@@ -66,6 +66,16 @@ class RecallResult:
     seed: int
     accuracy: float
     steps: int
+
+
+def recall_tasks(name: str, pairs: Sequence[int]) -> list[RecallTask]:
+    """Those tasks of RECALL_TASKS[name] that have so many pairs. Raises UserError for pairs that none has."""
+    tasks = {task.num_pairs: task for task in RECALL_TASKS[name]}
+    for count in pairs:
+        if count not in tasks:
+            nearest = min(tasks, key=lambda known: abs(known - count))
+            raise UserError(f"{name} has tasks of {', '.join(map(str, tasks))} pairs, got {count}; nearest {nearest}")
+    return [task for count, task in tasks.items() if count in pairs]
 
 
 def recall_model(mixers: tuple[MixerConfig, ...], task: RecallTask, dim: int) -> StackConfig:

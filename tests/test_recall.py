@@ -16,6 +16,7 @@ from recipes.recall import (
     recall_model,
     recall_results,
     recall_table,
+    recall_tasks,
     train_recall,
 )
 from runtime.errors import UserError
@@ -179,8 +180,15 @@ def test_the_table_has_mean_deviation_and_steps():
 
 def test_the_command_prints_checks_and_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(RECALL_TASKS, "mqar", (RecallTask(vocab_size=6, length=4, num_pairs=1),))
-    eval_main(["recall", "--seeds", "1", "--steps", "2", "--out", str(tmp_path / "found" / "recall.jsonl")])
+    out = tmp_path / "found" / "recall.jsonl"
+    eval_main(["recall", "--pairs", "1", "--seeds", "1", "--steps", "2", "--out", str(out)])
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("deltanet 1 pairs in 4 seed 0 step 2 loss ")
     assert [line.split(" | ")[1] for line in said[-4:]] == list(RECALL_MIXERS)
-    assert len((tmp_path / "found" / "recall.jsonl").read_text().splitlines()) == 4
+    assert len(out.read_text().splitlines()) == 4
+
+
+def test_pairs_choose_the_tasks_and_must_be_known():
+    assert [task.length for task in recall_tasks("mqar", (32, 8))] == [64, 128]
+    with pytest.raises(UserError, match="mqar has tasks of 8, 16, 32 pairs, got 20; nearest 16"):
+        recall_tasks("mqar", (8, 20))
