@@ -24,7 +24,7 @@ def pocket() -> Recipe:
         data=replace(base.data, folder="data/datasets/sotu_sp4096"),
         model=replace(base.model, vocab_size=4096),
         train=replace(base.train, tokens_per_step=2048, num_slices=1, validate_every=400),
-        pack=rate_pack(RateQuantizer(batches=4, seconds=4.0), budget=POCKET_BYTES),
+        pack=rate_pack(RateQuantizer(batches=8, seconds=4.0), budget=POCKET_BYTES),
         record=RecordConfig(
             title="Pocket",
             blurb="The #465 stack at 4x160 over 4,096 pieces: GPTQ, 8-state trellis, range coder, fitted to the byte.",
