@@ -6,9 +6,9 @@
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ops.short_conv.shifted import short_conv
 from runtime.errors import UserError
 
 
@@ -39,5 +39,4 @@ class ShortConv(nn.Module):
         if tail is None:
             tail = x.new_zeros(x.shape[0], size - 1, channels)
         whole = torch.cat((tail, x), dim=1)
-        y = F.conv1d(whole.transpose(1, 2), self.taps.to(x.dtype)[:, None], groups=channels)
-        return y.transpose(1, 2), whole[:, whole.shape[1] - (size - 1) :]
+        return short_conv(whole, self.taps), whole[:, whole.shape[1] - (size - 1) :]

@@ -14,6 +14,8 @@ from ops.rms_norm.fused import rms_norm
 from ops.rms_norm.reference import rms_norm_reference
 from ops.rotary.fused import normed_rotary
 from ops.rotary.reference import normed_rotary_reference, rotary_table
+from ops.short_conv.reference import short_conv_reference
+from ops.short_conv.shifted import short_conv
 
 F64 = torch.float64
 
@@ -66,6 +68,24 @@ def test_rotation_is_half_split_and_keeps_lengths():
     torch.testing.assert_close(y[:, 0], (3 * angle.cos() + 4 * angle.sin()) / unit)
     torch.testing.assert_close(y[:, 2], (4 * angle.cos() - 3 * angle.sin()) / unit)
     torch.testing.assert_close(y.norm(dim=-1), torch.full((4,), 2.0))
+
+
+@pytest.mark.parametrize("batch, length, channels, size", [(1, 1, 1, 1), (2, 1, 3, 4), (3, 17, 5, 8), (2, 64, 8, 1)])
+def test_short_conv_equals_its_reference(batch, length, channels, size):
+    g, results = torch.randn(batch, length, channels, dtype=F64), []
+    for operator in (short_conv, short_conv_reference):
+        x, taps = leaf(batch, length + size - 1, channels), leaf(channels, size, seed=1)
+        y = operator(x, taps)
+        results.append((y, *torch.autograd.grad(y, (x, taps), g)))
+    for shifted, plain in zip(*results, strict=True):
+        torch.testing.assert_close(shifted, plain)
+
+
+def test_short_conv_sums_in_fp32():
+    x, taps = leaf(2, 35, 8).bfloat16().detach(), leaf(8, 4, seed=1).detach().float()
+    y = short_conv(x, taps)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, short_conv(x.float(), taps).bfloat16())
 
 
 def test_relu_squared_equals_its_twin():
