@@ -2,7 +2,8 @@
 
 It is an override of no field: it becomes `--train.steps` and `--train.seconds none` before anything reads the recipe.
 So schedule and end are those of a run of that many steps, which is the same run bit for bit on the same machine, and
-the counted file of a record, which is told the steps, need not know what a step costs.
+the counted file of a record, which is told the steps, need not know what a step costs. A recipe that follows documents
+spends less than its budget: steps are paid for as if none of their rows ended early.
 """
 
 import math
