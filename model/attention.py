@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.linear import Linear, WeightMap
 from ops.rotary.fused import normed_rotary
 from ops.rotary.reference import rotary_table
-from runtime.errors import UserError, check_positive
+from runtime.errors import UserError, nearest_multiple
 
 # Keys and values seen so far, [B, num_kv_heads, T, head_dim] each.
 KeyValues = tuple[Tensor, Tensor]
@@ -39,14 +39,13 @@ class AttentionConfig:
 
     def check(self, dim: int) -> None:
         """Raises UserError where heads do not divide."""
-        check_positive("num_heads", self.num_heads)
-        check_positive("num_kv_heads", self.num_kv_heads)
-        if dim % self.num_heads or (dim // self.num_heads) % 2:
+        heads = max(1, self.num_heads)
+        if self.num_heads < 1 or dim % heads or (dim // heads) % 2:
             raise UserError(
                 f"the width must be an even multiple of the heads: {self.num_heads} heads do not fit width {dim}; "
-                f"nearest width {max(1, round(dim / (2 * self.num_heads))) * 2 * self.num_heads}"
+                f"nearest width {nearest_multiple(dim, 2 * heads)}"
             )
-        if self.num_heads % self.num_kv_heads:
+        if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
             divisors = [n for n in range(1, self.num_heads + 1) if self.num_heads % n == 0]
             raise UserError(
                 f"key/value heads must divide the heads: {self.num_kv_heads} do not divide {self.num_heads}; "

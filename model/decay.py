@@ -26,8 +26,8 @@ class StepDecayConfig:
     largest: float = 16.0
 
     def build(self, dim: int, num_heads: int, linear: LinearConfig | BitLinearConfig) -> "StepDecay":
-        if not 0 < self.largest < math.inf:
-            raise UserError(f"the largest decay at the start must be above 0, got {self.largest}; the published is 16")
+        if self.largest <= 0:
+            raise UserError(f"largest must be above 0, got {self.largest}; published is 16")
         return StepDecay(linear.build(dim, num_heads), num_heads, self.largest)
 
 

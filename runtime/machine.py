@@ -51,9 +51,9 @@ class Machine:
         """What the record says this ran on: "8x NVIDIA H100", "1 of 2 CPU cores (AVX512)"."""
         if self.on_cuda:
             return f"{self.world_size}x {torch.cuda.get_device_name(self.device)}"
-        used, cores = torch.get_num_threads() * self.world_size, os.cpu_count()
-        share = f"{used} of {cores}" if used < cores else str(cores)
-        return f"{share} CPU cores ({torch.backends.cpu.get_cpu_capability()})"
+        cores = os.cpu_count()
+        used = min(cores, torch.get_num_threads() * self.world_size)
+        return f"{used} of {cores} CPU cores ({torch.backends.cpu.get_cpu_capability()})"
 
     def computing_in(self, dtype: str | None) -> "Machine":
         """The same machine with this compute dtype ("bf16", "fp32"; None: its own)."""

@@ -161,7 +161,7 @@ def test_a_memory_may_start_with_slower_decays():
 
 
 def test_decays_that_forget_nothing_or_all_are_refused():
-    with pytest.raises(UserError, match="must be above 0, got 0.0; the published is 16"):
+    with pytest.raises(UserError, match="must be above 0, got 0.0; published is 16"):
         StepDecayConfig(largest=0.0).build(8, 2, LinearConfig())
 
 

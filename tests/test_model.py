@@ -192,8 +192,8 @@ def test_flops_count_matrices_and_half_of_the_attention_square():
     [
         (AttentionConfig(num_heads=3), "3 heads do not fit width 64; nearest width 66"),
         (AttentionConfig(num_heads=4, num_kv_heads=3), "3 do not divide 4; nearest 2"),
-        (AttentionConfig(num_heads=0), "num_heads must be at least 1, got 0"),
-        (AttentionConfig(num_heads=4, num_kv_heads=0), "num_kv_heads must be at least 1, got 0"),
+        (AttentionConfig(num_heads=0), "0 heads do not fit width 64"),
+        (AttentionConfig(num_heads=4, num_kv_heads=0), "0 do not divide 4; nearest 1"),
         (DeltaNetConfig(num_heads=0), "num_heads must be at least 1, got 0"),
         (DeltaNetConfig(num_value_heads=0), "num_value_heads must be at least 1, got 0"),
         (LinearAttentionConfig(num_heads=-2), "num_heads must be at least 1, got -2"),

@@ -40,7 +40,7 @@ def test_the_hardware_says_how_many_cores_compute(monkeypatch):
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     assert Machine().hardware.startswith("2 of 8 CPU cores (")
-    assert Machine(world_size=4).hardware.startswith("8 CPU cores (")
+    assert Machine(world_size=4).hardware.startswith("8 of 8 CPU cores (")
 
 
 def test_the_compute_dtype_is_the_faster_one(monkeypatch):
