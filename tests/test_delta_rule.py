@@ -38,7 +38,7 @@ def results(form, arguments, **options):
     """Output, final state and the gradient of every argument, from random gradients of both."""
     outputs = form(*arguments, **options)
     generator = torch.Generator().manual_seed(1)
-    upstream = [torch.randn(y.shape, dtype=F64, generator=generator).to(y.dtype) for y in outputs]
+    upstream = [torch.randn(y.shape, dtype=F64, generator=generator).to(y) for y in outputs]
     given = [x for x in arguments if x is not None]
     return *outputs, *torch.autograd.grad(outputs, given, upstream)
 

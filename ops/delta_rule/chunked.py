@@ -101,9 +101,9 @@ def _read_span(q, k, v, beta, g, starts, scale, predict_from, chunk, tokens: sli
 
 
 def _spans(v: Tensor, rows: tuple[int, ...], chunk: int) -> list[slice]:
-    """Consecutive ranges of tokens, whole chunks each but for the last token's."""
+    """Consecutive ranges of whole chunks; the last token may lie anywhere in the last."""
     T = v.shape[1]
-    length = T if v.is_cuda else chunk * max(1, SPAN_NUMBERS // (rows[0] * chunk * max(chunk, *rows[1:])))
+    length = T + -T % chunk if v.is_cuda else chunk * max(1, SPAN_NUMBERS // (rows[0] * chunk * max(chunk, *rows[1:])))
     return [slice(start, start + length) for start in range(0, T, length)]
 
 

@@ -107,7 +107,7 @@ def _truncations(bench: ScorerBench, baseline: Baseline) -> Probe:
     """The text ends: what was predicted until there was predicted without what came after."""
     stream, worst = baseline.stream, LargestChange(len(baseline.stream), bench.plan.chunk)
     for place in _later_places(bench, len(stream)):
-        worst.see(largest_change(baseline.rows[:place], bench.rows(stream[:place])), place)
+        baseline.compare(bench.rows(stream[:place]), worst, place)
     message = f"predictions change by {worst.size:.3g} nats when the text ends after them"
     findings = graded("score-before-update", message, worst, baseline.noise)
     return probe_of(_TIME_TESTS[3], f"{bench.plan.cuts} shorter texts, predictions by {worst.size:.1e}", findings)
@@ -117,7 +117,7 @@ def _chunks(bench: ScorerBench, baseline: Baseline) -> Probe:
     """The same text in one piece, in uneven ones, and with the last tokens one by one."""
     stream, worst = baseline.stream, LargestChange(len(baseline.stream), bench.plan.chunk)
     for chunks in ([len(stream)], [5, 11, bench.plan.chunk + 3], [len(stream) - 8, 1]):
-        worst.see(largest_change(baseline.rows, bench.rows(stream, chunks)), len(stream))
+        baseline.compare(bench.rows(stream, chunks), worst, len(stream))
     measured = f"3 other cuts of the text, predictions by {worst.size:.1e}"
     if bench.session.declared.get("adaptive"):
         return Probe(_TIME_TESTS[4], None, f"{measured}; the scorer says that it adapts, so they may move")

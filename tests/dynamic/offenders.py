@@ -69,6 +69,17 @@ class Fixed(Uniform):
         return weights - np.log(np.exp(weights).sum(axis=1, keepdims=True)), (state or 0) + len(tokens)
 
 
+class Coarse(Uniform):
+    """Clean: its logits have the eight bits of bf16, and are rounded otherwise where the shape is another."""
+
+    def log_probs(self, tokens, state):
+        weights = 4 * np.random.default_rng(7).standard_normal((self.vocab, self.vocab))[tokens]
+        spacing = 2.0 ** (np.floor(np.log2(np.abs(weights))) - 7)
+        shift = (len(tokens) * 0.37) % 1
+        weights = (np.floor(weights / spacing + shift) + 0.5 - shift) * spacing
+        return weights - np.log(np.exp(weights).sum(axis=1, keepdims=True)), state
+
+
 class TargetInKey(Bigram):
     """The cache is asked under a key that holds the token to be predicted; a hit lifts that token."""
 

@@ -1,7 +1,10 @@
 """Every way to cheat that shows in a run is caught under its own name, and what is clean is not."""
 
+import numpy as np
 import pytest
 from dynamic.stranger import CLEAN, make_stranger, rules_of, verify_stranger
+
+from records.dynamic.changes import could_be_rounding
 
 SEVERITY = {"document-leak": "doubtful", "chunk-dependent": "doubtful", "not-repeatable": "doubtful"}
 OFFENDERS = [
@@ -50,6 +53,40 @@ def test_a_clean_scorer_is_clean(scorer, tmp_path, tiny_data):
     assert {probe.name for probe in verification.probes if probe.held is False} == set()
     told = next(probe for probe in verification.probes if probe.name == "re-score")
     assert told.held and "as a stream" in told.measured
+
+
+def test_what_low_precision_rounds_is_told_and_no_offence(tmp_path, tiny_data):
+    record = make_stranger(tmp_path / "record", tiny_data, "Coarse", val_loss=None)
+    verification = verify_stranger(record, tiny_data, "Coarse", tokens=1600)
+    assert rules_of(verification) == set(), verification.lines()
+    notes = {finding.rule: finding for finding in verification.verdict.findings}
+    assert {"score-before-update", "chunk-dependent"} <= set(notes), verification.lines()
+    assert "as low precision rounds" in notes["chunk-dependent"].message
+
+
+@pytest.mark.parametrize(
+    "moved, held",
+    [
+        (lambda draw, rows: draw.uniform(-0.03, 0.03, rows.shape), True),
+        # A nat, of what has next to no probability.
+        (lambda draw, rows: np.where(np.arange(64) * (rows < -9) > 0, draw.uniform(-1, 1, rows.shape), 0.0), True),
+        (lambda draw, rows: draw.uniform(-0.3, 0.3, rows.shape), False),
+        # Every target a little likelier, as those are that a scorer has seen.
+        (lambda draw, rows: np.where(np.arange(64) == 0, 0.02, 0.0), False),
+        # One target that it knows.
+        (lambda draw, rows: np.where(np.arange(rows.size).reshape(rows.shape) == 0, 1.0, 0.0), False),
+    ],
+)
+def test_low_precision_explains_what_takes_no_sides_and_moves_little(moved, held):
+    draw = np.random.default_rng(0)
+    weights = 3 * draw.standard_normal((200, 64))
+    weights[:, 0] = 0.0  # the target
+    rows = weights - np.log(np.exp(weights).sum(axis=1, keepdims=True))
+    others = rows + moved(draw, rows)
+    others -= np.log(np.exp(others).sum(axis=1, keepdims=True))
+    targets = np.zeros(200, dtype=np.int64)
+    assert could_be_rounding(rows, others, targets) is held
+    assert not could_be_rounding(rows, np.where(rows == rows.max(), np.nan, rows), targets)
 
 
 @pytest.mark.parametrize("scorer, rule", OFFENDERS)
