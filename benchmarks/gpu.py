@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.full_size import quantising_row
 from benchmarks.row import append_rows, rows_table
 from benchmarks.throughput import evaluation_share, training_share
 from ops.delta_rule.gpu_bench import cuda_milliseconds, delta_rule_gpu_rows
@@ -27,30 +28,33 @@ TESTS = (
     *("test_ops.py", "test_delta_rule_kernel.py", "test_model.py", "test_optim.py", "test_eval.py", "test_tiny.py"),
     *("test_delta_rule.py", "test_deltanet.py", "test_hybrid.py", "test_invariants.py"),
 )
+# Most of the tests' time goes into compiling kernels.
+WORKERS = 12
 
 
 def run_gpu_suite() -> int:
-    """Tests, then benchmarks, then a short run of int5_int6; the exit code of the first that fails."""
+    """Tests, benchmarks and a short run of int5_int6, each whatever came before; the first exit code that is not 0."""
     if not torch.cuda.is_available():
         print("make gpu: this machine has no CUDA device, so nothing was run; make test and make bench need none")  # noqa: T201
         return 0
     root = repository_root()
     print(torch.cuda.get_device_name(), torch.__version__)  # noqa: T201
-    tests = subprocess.run(
-        [sys.executable, "-m", "pytest", *(str(root / "tests" / name) for name in TESTS)], check=False
-    )
-    if tests.returncode:
-        return tests.returncode
+    # The tests want determinism, for which cuBLAS wants to be told before it starts.
+    environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    tests = [sys.executable, "-m", "pytest", "-q", "-n", str(WORKERS), *(str(root / "tests" / name) for name in TESTS)]
+    tested = subprocess.run(tests, env=environment, check=False).returncode
     os.environ.setdefault("DATA_PATH", _speeches(root))
     machine, recipe = start_machine(), load_recipe("int5_int6")
     recipe_dataset(recipe)
     rows, times = delta_rule_gpu_rows(machine.device, cuda_milliseconds)
     print(times)  # noqa: T201
+    rows += [quantising_row(load_recipe("int5_int6_rate"), machine)]
     rows += [training_share(machine, recipe), evaluation_share(machine, recipe)]
     print(rows_table(rows))  # noqa: T201
     append_rows(rows, machine.hardware, "make gpu")
     training = [str(root / "train_gpt.py"), "int5_int6", "--train.seconds", "60", "--eval.stride", "512"]
-    return subprocess.run([sys.executable, *training], check=False).returncode
+    trained = subprocess.run([sys.executable, *training], check=False).returncode
+    return tested or trained
 
 
 def _speeches(root: Path) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from compress.ledger import Ledger, build_ledger, check_budget
@@ -81,7 +82,9 @@ def quantize_run(run: RunFolder, tell: Callable[[str], None] = lambda text: None
     if pack.quantizer:
         if not run.moments.exists():
             raise UserError(f"{run.moments} is missing: recipe {recipe.name} calibrates; train_gpt.py writes it")
-        (moments, _), size = load_checkpoint(run.moments), sum(source_sizes(run.code).values())
+        # The quantiser computes where the moments are.
+        moments, _ = load_checkpoint(run.moments, "cuda" if torch.cuda.is_available() else "cpu")
+        size = sum(source_sizes(run.code).values())
         codes = pack.quantizer.codes(weights, moments, pack, partial(packed_bytes, run), size, tell)
     else:
         codes = quantize(weights, pack.plan, pack.prune)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from test_delta_rule import inputs, relative_rms, results, some_starts
 from test_ops import poisoned_memory  # noqa: F401
 from tiny_runs import ROOT
 
+from ops.delta_rule import dispatch
 from ops.delta_rule.gpu_bench import GpuShape, check_on_device, delta_rule_gpu_rows
 from ops.delta_rule.kernel import kernel_delta_rule
 from ops.delta_rule.reference import delta_rule_reference
@@ -173,6 +175,19 @@ def test_torch_compile_keeps_it_whole():
         assert torch.equal(x, y)
 
 
+@pytest.mark.parametrize(
+    "keys, values, on_cuda, takes", [(128, 128, 1, 1), (128, 64, 1, 0), (64, 64, 1, 0), (128, 128, 0, 0)]
+)
+def test_a_model_gets_the_kernels_for_heads_that_were_right_on_a_gpu(keys, values, on_cuda, takes, monkeypatch):
+    k, v = torch.zeros(1, 2, 1, keys), torch.zeros(1, 2, 1, values)
+    taken = []
+    monkeypatch.setattr(dispatch, "kernel_delta_rule", lambda *_, **__: taken.append("kernel"))
+    monkeypatch.setattr(dispatch, "chunked_delta_rule", lambda *_, **__: taken.append("chunked"))
+    cuda = SimpleNamespace(shape=v.shape, is_cuda=bool(on_cuda), element_size=lambda: 2)
+    dispatch.delta_rule(k, k, cuda, torch.ones(1, 2, 1))
+    assert taken == ["kernel" if takes else "chunked"]
+
+
 def test_what_the_kernels_cannot_do_is_said():
     wide = inputs(2, batch=1, heads=(1, 1))
     with pytest.raises(UserError, match="take fp16, bf16 or fp32, got torch.float64; nearest torch.float32"):
@@ -193,9 +208,9 @@ def test_everything_else_works_without_triton(tmp_path):
         "x, beta = torch.ones(1, 3, 1, 16), torch.ones(1, 3, 1)\n"
         "print(triton, delta_rule(x, x / 4, x, beta)[0].shape)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
-    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert (done.stdout, done.stderr) == ("None torch.Size([1, 3, 1, 16])\n", "")
 
 

@@ -6,10 +6,15 @@ import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import torch
+
 from recipes.override import leaves
 from recipes.recipe import load_recipe, recipe_names
+from runtime.machine import Machine
 
 ROOT = Path(__file__).resolve().parent.parent
+# Where a run of this process computes.
+MACHINE = Machine(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 VOCAB = 320
 # Recipes with a model of their own: those of the pocket track that are scaled ones of these are the same when tiny.
 MODEL_RECIPES = [name for name in recipe_names() if "pocket" not in name]
