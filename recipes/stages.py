@@ -83,7 +83,8 @@ def quantize_run(run: RunFolder, tell: Callable[[str], None] = lambda text: None
         if not run.moments.exists():
             raise UserError(f"{run.moments} is missing: recipe {recipe.name} calibrates; train_gpt.py writes it")
         # The quantiser computes where the moments are.
-        moments, _ = load_checkpoint(run.moments, "cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        moments = {name: moment.to(device) for name, moment in load_checkpoint(run.moments)[0].items()}
         size = sum(source_sizes(run.code).values())
         codes = pack.quantizer.codes(weights, moments, pack, partial(packed_bytes, run), size, tell)
     else:

@@ -28,9 +28,9 @@ def save_checkpoint(path: str | Path, tensors: dict[str, Tensor], facts: dict[st
     write_bytes(path, save(held, metadata=metadata))
 
 
-def load_checkpoint(path: str | Path, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `save_checkpoint` wrote: (tensors, facts). Raises UserError when the file is not a checkpoint of ours."""
-    with _opened(path, device) as file:
+    with _opened(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, _facts(file)  # noqa: SIM118
 
 
@@ -41,9 +41,9 @@ def checkpoint_facts(path: str | Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _opened(path: str | Path, device: str = "cpu") -> Iterator[Any]:
+def _opened(path: str | Path) -> Iterator[Any]:
     try:
-        with safe_open(str(path), "pt", device) as file:
+        with safe_open(str(path), framework="pt") as file:
             yield file
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no checkpoint of this pipeline ({error}); remove it or name another run") from error
