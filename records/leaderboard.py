@@ -6,6 +6,7 @@ short form of the pocket's in the README of the repository. The same files give 
 """
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,6 +67,12 @@ def read_track(folder: Path) -> Track:
     return sorted(whole, key=lambda entry: (entry[1].val_bpb, entry[0].name))
 
 
+def names_apart(submissions: Sequence[Submission]) -> list[str]:
+    """Their names, each that several share with its budget of training behind it."""
+    shared = Counter(submission.name for submission in submissions)
+    return [entry.name if shared[entry.name] == 1 else f"{entry.name}, {_trained(entry)}" for entry in submissions]
+
+
 def _text(path: Path) -> str:
     return read_bytes(path, "a README with a leaderboard").decode("utf-8")
 
@@ -95,7 +102,7 @@ def _trained(submission: Submission) -> str:
     if submission.train_seconds_cap:
         return f"{submission.train_seconds_cap:g} s"
     flops = [result.model_flops for result in submission.seed_results.values() if result.model_flops]
-    return f"{max(flops):.2g} FLOPs" if flops else ""
+    return f"{max(flops):.2g} FLOPs".replace("e+", "e") if flops else ""
 
 
 def _scored(submission: Submission) -> str:
@@ -117,7 +124,7 @@ _COLUMNS = {
     "hardware": lambda submission: _cell(submission.hardware),
     "date": lambda submission: submission.date.isoformat(),
 }
-_SHORT = ("bits per byte", "n", "bytes", "tokens seen", "share of peak", "scored")
+_SHORT = ("bits per byte", "n", "bytes", "tokens seen", "share of peak", "trained", "scored")
 
 
 def _board(held: Track, place: Path, columns: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from records.fields import Submission
 from records.judge.finding import printable
-from records.leaderboard import read_track
+from records.leaderboard import names_apart, read_track
 from records.log_grammar import read_log
 from records.picture.charts import COLOURS, drawn
 from records.submission import check_track
@@ -50,14 +50,16 @@ def write_curves(root: Path, track: str) -> Path:
     Raises UserError for a track without records, and for a record whose files cannot be read.
     """
     check_track(track)
-    curves = [read_curve(*record) for record in read_track(root / track)]
-    if not curves:
+    held = read_track(root / track)
+    if not held:
         raise UserError(f"curves are of records, {root / track} holds none; python -m records new RUN makes one")
+    names = names_apart([submission for _, submission in held])
+    curves = [read_curve(*record, name) for record, name in zip(held, names, strict=True)]
     write_bytes(root / track / CURVES_FILE, track_png(curves))
     return root / track / CURVES_FILE
 
 
-def read_curve(folder: Path, submission: Submission) -> TrackCurve:
+def read_curve(folder: Path, submission: Submission, label: str) -> TrackCurve:
     """The curve of the record in `folder`, from its submission and its logs."""
     seeds = []
     for path in sorted(folder.glob("train*.log")):
@@ -68,7 +70,7 @@ def read_curve(folder: Path, submission: Submission) -> TrackCurve:
                 found.setdefault(entry.step, (entry.train_seconds, entry.val_bpb))
         seeds.append([found[step] for step in sorted(found)])
     seconds = np.mean([result.train_time_s for result in submission.seed_results.values()])
-    return TrackCurve(submission.name, seeds, (float(seconds), submission.val_bpb))
+    return TrackCurve(label, seeds, (float(seconds), submission.val_bpb))
 
 
 def track_png(curves: list[TrackCurve]) -> bytes:
@@ -86,7 +88,7 @@ def track_png(curves: list[TrackCurve]) -> bytes:
         axes.set_xlim(left=0)
         # The first steps would leave no room for the differences at the end.
         axes.set_ylim(top=min(axes.get_ylim()[1], 1.25 * max(curve.end[1] for curve in curves)))
-        figure.subplots_adjust(left=0.075, right=0.70, top=0.92, bottom=0.11)
+        figure.subplots_adjust(left=0.075, right=0.68, top=0.92, bottom=0.11)
         axes.set_title("lines: plain windows, mean and range of the seeds; marks: from the packed bytes", fontsize=10)
         _name_ends(axes, curves)
     return png.getvalue()
@@ -98,12 +100,12 @@ def _name_ends(axes, curves: list[TrackCurve]) -> None:
     wanted = [(curve.end[1] - low) / (high - low) for curve in curves]
     for index, (curve, height) in enumerate(zip(curves, spread(wanted, _APART), strict=True)):
         axes.annotate(
-            f"{curve.end[1]:.4f}  {printable(curve.label)[:24]}",
+            f"{curve.end[1]:.4f}  {printable(curve.label)[:28]}",
             xy=curve.end,
             xytext=(1.03, height),
             textcoords="axes fraction",
             color=COLOURS[index % len(COLOURS)],
-            fontsize=11,
+            fontsize=10,
             va="center",
             parse_math=False,
             annotation_clip=False,

@@ -39,7 +39,8 @@ def test_a_curve_is_what_the_logs_say(tmp_path):
     record = make_submission(tmp_path, "One", 1.5).parent
     make_log(record, "train_seed1.log", [(2, 3.0), (6, 2.0)])
     make_log(record, "train_seed2.log", [(2, 3.2), (4, 2.6), (8, 2.2)])
-    curve = read_curve(record, read_submission(record / "submission.json"))
+    curve = read_curve(record, read_submission(record / "submission.json"), "One, 30 s")
+    assert curve.label == "One, 30 s"
     assert curve.end == (END, 1.5)
     # The average at the last step is another set of weights, and no point of the line.
     assert curve.seeds == [[(1.0, 3.0), (3.0, 2.0)], [(1.0, 3.2), (2.0, 2.6), (4.0, 2.2)]]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from tiny_runs import ROOT, command
 
-from records.leaderboard import BOARD_END, BOARD_START, leaderboard, write_leaderboards
+from records.leaderboard import BOARD_END, BOARD_START, leaderboard, names_apart, write_leaderboards
+from records.submission import read_submission
 from runtime.errors import UserError
 
 README = f"# Records\n\n{BOARD_START}\n\nold\n\n{BOARD_END}\n\nThe rest.\n"
@@ -77,7 +78,7 @@ def test_what_the_machine_and_the_protocol_were_stands_in_the_row(tmp_path):
     how = {**tree["evaluation"], "protocol": "stream", "chunk": 256, "documents": "restart"}
     tree["evaluation"] = {name: value for name, value in how.items() if name not in ("window", "stride")}
     path.write_text(json.dumps(tree | {"compliance": tree["compliance"] | {"train_under_cap": None}}))
-    assert "| 0.25 | 4.5e+10 FLOPs | stream of 256, documents restart |" in leaderboard(tmp_path)
+    assert "| 0.25 | 4.5e10 FLOPs | stream of 256, documents restart |" in leaderboard(tmp_path)
 
 
 def test_a_seed_that_went_into_a_record_of_several_is_not_shown_beside_it(tmp_path):
@@ -93,6 +94,13 @@ def test_a_seed_that_went_into_a_record_of_several_is_not_shown_beside_it(tmp_pa
     assert len(shown) == 1 and shown[0].startswith("| [Both](track_pocket/2026-11-22_Both/) | 1.6000 ± 0.1414 | 2 |")
     path.unlink()
     assert leaderboard(tmp_path).count("| [") == 2
+
+
+def test_a_name_that_several_records_share_has_its_budget_behind_it(tmp_path):
+    same, other = make_submission(tmp_path, "Same", 1.5), make_submission(tmp_path, "Other", 1.6)
+    longer = make_submission(tmp_path, "Same-longer", 1.4, name="Same", train_seconds_cap=60.0)
+    submissions = [read_submission(path) for path in (longer, same, other)]
+    assert names_apart(submissions) == ["Same, 60 s", "Same, 30 s", "Other"]
 
 
 def places_of(folder: Path) -> dict[str, Path]:
@@ -120,7 +128,7 @@ def test_the_tables_stand_where_they_belong_and_nothing_else_changes(tmp_path):
     (short,) = (line for line in texts["top"].splitlines() if "Only" in line)
     assert short == (
         "| [Only](records/track_pocket/2026-11-22_Only/) | 1.5000 | 1 | 1,000 | 9,000 | 0.25 | "
-        "windows of 512, stride 64 |"
+        "30 s | windows of 512, stride 64 |"
     )
 
 
