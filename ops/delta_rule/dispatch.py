@@ -3,12 +3,9 @@
 from torch import Tensor
 
 from ops.delta_rule.chunked import chunked_delta_rule
-from ops.delta_rule.kernel import kernel_delta_rule
+from ops.delta_rule.padded import SOUND_HEAD, padded_kernel_delta_rule
 from ops.delta_rule.step import delta_rule_step
 from ops.triton_or_none import triton
-
-# Heads that were right on a GPU. With heads of 64 the backward read beyond its shared memory there (README.md).
-SOUND_HEADS = (128,)
 
 
 def delta_rule(
@@ -23,16 +20,15 @@ def delta_rule(
     predict_from: str = "decayed",  # or "undecayed"
     starts: Tensor | None = None,  # [B, T] bool: the state is emptied before this token
 ) -> tuple[Tensor, Tensor]:  # [B, T, Hv, Dv] in v's dtype; [B, Hv, Dk, Dv]
-    """What `delta_rule_reference` returns: one token by a step, on CUDA sound heads by the kernels, else by chunks.
+    """What `delta_rule_reference` returns: one token by a step, on CUDA by the kernels, else by chunks.
 
     Raises UserError as the reference does.
     """
     if v.shape[1:2] == (1,) and starts is None:
         return delta_rule_step(q, k, v, beta, g, state, scale=scale, predict_from=predict_from)
-    form = kernel_delta_rule if _has_kernel(k, v) else chunked_delta_rule
+    form = padded_kernel_delta_rule if _has_kernel(k, v) else chunked_delta_rule
     return form(q, k, v, beta, g, state, scale=scale, predict_from=predict_from, starts=starts)
 
 
 def _has_kernel(k: Tensor, v: Tensor) -> bool:
-    heads = {k.shape[-1], v.shape[-1]}
-    return triton is not None and v.is_cuda and v.element_size() <= 4 and heads <= {*SOUND_HEADS}
+    return triton is not None and v.is_cuda and v.element_size() <= 4 and max(k.shape[-1], v.shape[-1]) <= SOUND_HEAD
