@@ -250,7 +250,6 @@ def test_every_kernel_compiles_for_hopper_into_tensor_core_instructions_and_its_
 
 def test_the_table_of_the_gpu_benchmark(monkeypatch):
     shapes = (GpuShape(1, 3, 2, 16, published_delta=2.0, published_attention=3.0),)
-    large = GpuShape(1, 3, 1, 256, published_delta=1.0, published_attention=1.0)
     calls = []
 
     def clock(work):
@@ -258,15 +257,12 @@ def test_the_table_of_the_gpu_benchmark(monkeypatch):
         calls.append(work)
         return None if len(calls) == 3 else 2.0 ** len(calls)
 
-    rows, table = delta_rule_gpu_rows(torch.device(DEVICE), clock, (*shapes, large), checked=shapes)
-    kernel, chunked, attention = (line.split() for line in table.splitlines()[1:4])
-    assert len(rows) == 1 and [line.split()[:2] for line in table.splitlines()[4:]] == [
-        ["1x3x1x256", "chunked"], ["1x3x1x256", "attention"]
-    ]  # fmt: skip
-    assert kernel == ["1x3x2x16", "kernel", "2.000", "4.000"]
+    rows, table = delta_rule_gpu_rows(torch.device(DEVICE), clock, shapes, checked=shapes)
+    ours, chunked, attention = (line.split() for line in table.splitlines()[1:4])
+    assert ours == ["1x3x2x16", "ours", "2.000", "4.000"]
     assert chunked == ["1x3x2x16", "chunked", "no", "memory", "16.000"]
     assert attention == ["1x3x2x16", "attention", "32.000", "64.000"]
     assert (rows[0].name, rows[0].value, rows[0].target) == ("delta_rule_1x3x2x16", 16.0, (">=", 1.5))
     monkeypatch.setattr("ops.delta_rule.gpu_bench.LARGEST_ERROR", 1e-9)
-    with pytest.raises(RuntimeError, match="the kernels' output is .* off at 1x3x2x16, at most 1e-09"):
+    with pytest.raises(RuntimeError, match="the delta rule's output is .* off at 1x3x2x16, at most 1e-09"):
         check_on_device(torch.device(DEVICE), shapes)

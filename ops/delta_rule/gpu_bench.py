@@ -1,4 +1,4 @@
-"""The delta rule's kernels on a GPU beside plain torch, torch's own attention and flash-linear-attention, in bf16.
+"""The delta rule as a model calls it on a GPU, in bf16, beside plain torch, attention and flash-linear-attention.
 
 The shapes are those that flash-linear-attention publishes for its own kernels and FlashAttention-2 on a GB200; the
 target of each is their ratio there, forward and backward. `make gpu` runs it, the comparison with plain torch first.
@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.row import Row
 from ops.delta_rule.bench import fused_attention
 from ops.delta_rule.chunked import chunked_delta_rule
-from ops.delta_rule.padded import SOUND_HEAD, padded_kernel_delta_rule
+from ops.delta_rule.dispatch import delta_rule
 
 try:
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule
@@ -53,7 +53,7 @@ PUBLISHED = (
     GpuShape(8, 1024, 8, 64, 1.974, 0.477),
     GpuShape(8, 2048, 32, 256, 8.644, 6.748),
 )
-SMALL = (GpuShape(2, 200, 2, 128, 1.0, 1.0), GpuShape(1, 130, 2, 64, 1.0, 1.0))
+SMALL = (GpuShape(2, 200, 2, 128, 1.0, 1.0), GpuShape(1, 130, 2, 64, 1.0, 1.0), GpuShape(1, 65, 1, 256, 1.0, 1.0))
 
 
 def delta_rule_gpu_rows(
@@ -62,16 +62,16 @@ def delta_rule_gpu_rows(
     shapes: tuple[GpuShape, ...] = PUBLISHED,
     checked: tuple[GpuShape, ...] = SMALL,
 ) -> tuple[list[Row], str]:
-    """A row a shape that has kernels, attention's time over theirs, and a table of all times.
+    """A row a shape, attention's time over ours, and a table of all times.
 
-    Raises RuntimeError when the kernels are wrong at one of the shapes to be `checked`.
+    Raises RuntimeError when ours is wrong at one of the shapes to be `checked`.
     """
     check_on_device(device, checked)
     rows, lines = [], [f"{'B x T x H x D':<18}{'form':<10}{'forward ms':>12}{'with backward':>15}"]
     for shape in shapes:
-        times = {name: timed_form(form, gpu_arguments(shape, device), clock) for name, form in _forms(shape).items()}
+        times = {name: timed_form(form, gpu_arguments(shape, device), clock) for name, form in _forms().items()}
         lines += [f"{shape.name:<18}{name:<10}{_shown(a):>12}{_shown(b):>15}" for name, (a, b) in times.items()]
-        (_, ours), (_, attention) = times.get("kernel", (None, None)), times["attention"]
+        (_, ours), (_, attention) = times["ours"], times["attention"]
         if ours and attention:
             target = (">=", shape.published_attention / shape.published_delta)
             rows.append(Row(f"delta_rule_{shape.name}", attention / ours, "x attention", target, 1, f"{ours:.3f} ms"))
@@ -79,15 +79,16 @@ def delta_rule_gpu_rows(
 
 
 def check_on_device(device: torch.device, shapes: tuple[GpuShape, ...]) -> None:
-    """Raises RuntimeError when a kernel's output or gradient is further from plain torch in fp32 than it may be."""
+    """Raises RuntimeError when our output or gradient is further from plain torch in fp32 than it may be."""
     for shape in shapes:
         low = gpu_arguments(shape, device)
         wide = [x.detach().float().requires_grad_() for x in low]
-        got, wanted = _with_gradients(padded_kernel_delta_rule, low), _with_gradients(chunked_delta_rule, wide)
+        got, wanted = _with_gradients(delta_rule, low), _with_gradients(chunked_delta_rule, wide)
         for name, x, y in zip(("output", "q", "k", "v", "beta", "g"), got, wanted, strict=True):
             error = ((x.float() - y).norm() / y.norm()).item()
             if not error <= LARGEST_ERROR:
-                raise RuntimeError(f"the kernels' {name} is {error:.2g} off at {shape.name}, at most {LARGEST_ERROR}")
+                off = f"{error:.2g} off at {shape.name}, at most {LARGEST_ERROR}"
+                raise RuntimeError(f"the delta rule's {name} is {off}")
 
 
 def gpu_arguments(shape: GpuShape, device: torch.device) -> list[Tensor]:
@@ -126,10 +127,8 @@ def cuda_milliseconds(work: Callable[[], object], repeats: int = 20) -> float | 
         return None
 
 
-def _forms(shape: GpuShape) -> dict[str, Callable]:
-    forms = {"chunked": chunked_delta_rule, "attention": fused_attention}
-    if shape.head_size <= SOUND_HEAD:
-        forms = {"kernel": padded_kernel_delta_rule, **forms}
+def _forms() -> dict[str, Callable]:
+    forms = {"ours": delta_rule, "chunked": chunked_delta_rule, "attention": fused_attention}
     return forms | ({"fla": _flash_linear_attention} if chunk_gated_delta_rule else {})
 
 

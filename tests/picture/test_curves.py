@@ -63,6 +63,15 @@ def test_the_command_draws_every_record_of_the_track(tmp_path):
     assert path.read_bytes() == write_curves(tmp_path, "track_pocket").read_bytes()
 
 
+def test_records_of_one_name_are_drawn_with_their_budgets(tmp_path, monkeypatch):
+    for title, seconds in (("Same", 30.0), ("Same-longer", 60.0)):
+        make_submission(tmp_path, title, 1.5, name="Same", train_seconds_cap=seconds)
+    drawn = []
+    monkeypatch.setattr("records.picture.curves.track_png", lambda curves: drawn.extend(curves) or b"")
+    write_curves(tmp_path, "track_pocket")
+    assert [curve.label for curve in drawn] == ["Same, 30 s", "Same, 60 s"]
+
+
 def test_a_record_without_validations_and_with_a_strange_name_is_still_marked(tmp_path):
     bare = TrackCurve("a $x_{ name\x1b", [], (9.0, 1.4))
     other = TrackCurve("other", [[]], (9.0, 1.5))
