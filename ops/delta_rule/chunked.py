@@ -1,8 +1,8 @@
 """The delta rule a chunk of tokens at a time: matrix products instead of a loop over tokens, and a backward of its own.
 
 Kept for the backward are the inputs, each chunk's inverse T (span.py) and the state before each span, nothing else. A
-span is as many chunks as fit the caches of a CPU together, so that the time a token and the memory of intermediate
-results do not grow with the length; elsewhere it is the whole length. Document starts are exact anywhere.
+span is some hundred tokens on a CPU, so that the time a token and the memory of intermediate results do not grow with
+the length; elsewhere it is the whole length. Document starts are exact anywhere.
 
 1. Yang et al. 2024, Parallelizing Linear Transformers with the Delta Rule over Sequence Length, arXiv 2406.06484.
 2. Yang et al. 2025, Gated Delta Networks, arXiv 2412.06464.
@@ -21,9 +21,10 @@ from ops.delta_rule.span import Span, span_inverse, span_output, span_recurrence
 from ops.delta_rule.span_backward import span_backward
 from runtime.errors import UserError
 
-# Tokens a chunk, and numbers in one intermediate result of a span: both the fastest of those measured (README.md).
-CHUNK = 64
-SPAN_NUMBERS = 2**17
+# Tokens a chunk and a span, and numbers in one intermediate result of a span of several chunks, at most (README.md).
+CHUNK = 32
+SPAN_TOKENS = 512
+SPAN_NUMBERS = 2**20
 
 
 def chunked_delta_rule(
@@ -102,8 +103,9 @@ def _read_span(q, k, v, beta, g, starts, scale, predict_from, chunk, tokens: sli
 
 def _spans(v: Tensor, rows: tuple[int, ...], chunk: int) -> list[slice]:
     """Consecutive ranges of whole chunks; the last token may lie anywhere in the last."""
-    T = v.shape[1]
-    length = T + -T % chunk if v.is_cuda else chunk * max(1, SPAN_NUMBERS // (rows[0] * chunk * max(chunk, *rows[1:])))
+    T, numbers = v.shape[1], rows[0] * max(chunk, *rows[1:])
+    fitting = chunk * max(1, min(SPAN_TOKENS, SPAN_NUMBERS // numbers) // chunk)
+    length = T + -T % chunk if v.is_cuda else fitting
     return [slice(start, start + length) for start in range(0, T, length)]
 
 

@@ -1,14 +1,18 @@
-"""The delta rule over a span of chunks: a few batched matrix products, and one small product a chunk for the state.
+"""The delta rule over a span of chunks: a few batched matrix products, and two small ones a chunk for the state.
 
 For a chunk with the entering state S and the factors of decays.py (Γ read, Γ' recall, γ entering a read, γ' entering a
 recall, λ leaving, τ through), the values that are written, less what is recalled and times beta, solve
 
     (I + A) N = beta (V - γ' K S),   A = strictLower(beta Γ' KKᵀ)
 
-With T = (I + A)^-1 they are N = U + W S, U = T beta V, W = -T beta γ' K, so that everything is linear in S:
+With T = (I + A)^-1, chunk after chunk,
+
+    N  = T beta V + W S,   W = -T beta γ' K
+    S' = τ S + (λK)ᵀ N
+
+and then for all chunks at once
 
     O  = scale (γ Q S + P N),   P = Γ QKᵀ
-    S' = M S + (λK)ᵀ U,         M = τ I + (λK)ᵀ W
 
 1. Yang et al. 2024, arXiv 2406.06484.  2. Yang et al. 2025, arXiv 2412.06464.
 """
@@ -37,7 +41,6 @@ class Recurrence(NamedTuple):
 
     P: Tensor  # [n * rows, C, C]
     W: Tensor  # [n * rows, C, Dk]
-    M: Tensor  # [n * rows, Dk, Dk]
     N: Tensor  # [n * rows, C, Dv], what is written
     k_leaving: Tensor  # [n * rows, C, Dk]
     states: Tensor  # [n + 1, rows, Dk, Dv], before the first chunk and after each
@@ -56,21 +59,19 @@ def span_recurrence(
     T: Tensor,  # [n * rows, C, C]
     S: Tensor,  # [rows, Dk, Dv], what enters the span
 ) -> Recurrence:
-    """The states between the chunks, one product each, and with them what every token writes."""
-    U = torch.bmm(T, x.v * x.beta)
+    """What every token writes and the states between the chunks: two products a chunk in sequence."""
+    rows = len(S)
+    N = torch.bmm(T, x.v * x.beta)
     W = torch.bmm(T, x.k * (x.decays.entering_recall * -x.beta))
     k_leaving = x.k * x.decays.leaving
-    M = torch.bmm(k_leaving.mT, W)
-    M.diagonal(dim1=1, dim2=2).add_(x.decays.through)
-    steps = M.unflatten(0, (-1, len(S)))
-    states = S.new_empty(len(steps) + 1, *S.shape)
+    states = S.new_empty(len(N) // rows + 1, *S.shape)
     states[0] = S
-    torch.bmm(k_leaving.mT, U, out=states[1:].flatten(0, 1))
-    for before, after, step in zip(states[:-1].unbind(), states[1:].unbind(), steps.unbind(), strict=True):
-        after.baddbmm_(step, before)
-    N = U.baddbmm_(W, states[:-1].flatten(0, 1))
+    factors = (part.split(rows) for part in (N, W, k_leaving.mT, x.decays.through[..., None]))
+    for before, after, values, recall, keys, fading in zip(states[:-1], states[1:], *factors, strict=True):
+        values.baddbmm_(recall, before)
+        torch.mul(before, fading, out=after).baddbmm_(keys, values)
     P = torch.bmm(x.q, x.k.mT).mul_(x.decays.read)
-    return Recurrence(P, W, M, N, k_leaving, states)
+    return Recurrence(P, W, N, k_leaving, states)
 
 
 def span_output(x: Span, r: Recurrence) -> Tensor:  # [n * rows, C, Dv]

@@ -1,9 +1,13 @@
 """The gradients of a span of chunks, in the symbols of span.py.
 
-From dO and the gradient dS' of the state after a chunk,
+From dO and the gradient dS' of the state after a chunk, chunk by chunk from the last,
 
-    dS = Mᵀ dS' + scale (γ Q + P W)ᵀ dO          the state's, chunk by chunk from the last
-    X  = Tᵀ (scale Pᵀ dO + λK dS')               the adjoint of (I + A) N = ..., so that dA = -strictLower(X Nᵀ)
+    dN = scale Pᵀ dO + λK dS'
+    dS = τ dS' + scale (γ Q)ᵀ dO + Wᵀ dN
+
+and then for all chunks at once
+
+    X  = Tᵀ dN               the adjoint of (I + A) N = ..., so that dA = -strictLower(X Nᵀ)
     dV = beta X
 
 A decay multiplies what a row of q or k reads and divides what a row of k writes, so that no gradient of a Γ is needed:
@@ -43,9 +47,9 @@ def span_backward(
     """The gradients of a span from its inputs and T; states and written values are computed again."""
     r, decays = span_recurrence(x, T, S), x.decays
     entering = r.states[:-1].flatten(0, 1)
-    d_states = _state_gradients(x, r, d_out, d_state)
+    d_N, d_states = _in_sequence(x, r, d_out, d_state)
     leaving = d_states[1:].flatten(0, 1)
-    X = torch.bmm(T.mT, torch.bmm(r.k_leaving, leaving).baddbmm_(r.P.mT, d_out, alpha=x.scale))
+    X = torch.bmm(T.mT, d_N)
     d_scores = torch.bmm(d_out, r.N.mT).mul_(decays.read)
     d_q = torch.bmm(d_out, entering.mT).mul_(decays.entering_read)
     d_q.baddbmm_(d_scores, x.k, beta=x.scale, alpha=x.scale)
@@ -69,22 +73,25 @@ def span_backward(
     )
 
 
-def _state_gradients(
+def _in_sequence(
     x: Span,
     r: Recurrence,
     d_out: Tensor,  # [n * rows, C, Dv]
     d_state: Tensor,  # [rows, Dk, Dv]
-) -> Tensor:  # [n + 1, rows, Dk, Dv]
-    """Of the state before the first chunk and after each."""
-    q_entering = (x.q * x.decays.entering_read).baddbmm_(r.P, r.W).mul_(x.scale)
-    gradients = torch.empty_like(r.states)
-    gradients[-1] = d_state
-    torch.bmm(q_entering.mT, d_out, out=gradients[:-1].flatten(0, 1))
-    steps = r.M.mT.unflatten(0, (-1, len(d_state)))
-    turns = zip(gradients[:-1].unbind(), gradients[1:].unbind(), steps.unbind(), strict=True)
-    for before, after, step in reversed(tuple(turns)):
-        before.baddbmm_(step, after)
-    return gradients
+) -> tuple[Tensor, Tensor]:  # [n * rows, C, Dv], [n + 1, rows, Dk, Dv]
+    """The gradients of what every token writes, and of the state before the first chunk and after each."""
+    rows = len(d_state)
+    d_N = torch.bmm(r.P.mT, d_out).mul_(x.scale)
+    d_states = torch.empty_like(r.states)
+    d_states[-1] = d_state
+    q_entering = x.q * (x.decays.entering_read * x.scale)
+    torch.bmm(q_entering.mT, d_out, out=d_states[:-1].flatten(0, 1))
+    factors = (part.split(rows) for part in (d_N, r.W.mT, r.k_leaving, x.decays.through[..., None]))
+    turns = zip(d_states[:-1], d_states[1:], *factors, strict=True)
+    for before, after, d_values, recall, keys, fading in reversed(tuple(turns)):
+        d_values.baddbmm_(keys, after)
+        before.addcmul_(after, fading).baddbmm_(recall, d_values)
+    return d_N, d_states
 
 
 def _log_decay_gradient(
