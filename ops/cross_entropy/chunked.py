@@ -25,10 +25,13 @@ class _ChunkedNats(torch.autograd.Function):
             here = slice(start, start + rows)
             z, target = F.linear(x[here], matrix).float(), targets[here, None]
             u = None if cap is None else z.mul_(2 / cap).sigmoid_()
-            log_p = torch.log_softmax(z if cap is None else 2 * cap * u, dim=-1)
-            nats[here] = -log_p.gather(1, target)[:, 0]
+            scores = z.sub_(z.amax(1, keepdim=True)) if cap is None else 2 * cap * u
+            score = scores.gather(1, target)
+            powers = scores.exp_()
+            total = powers.sum(1, keepdim=True)
+            nats[here] = (total.log() - score)[:, 0]
             if wanted:
-                slope = log_p.exp_().scatter_add_(1, target, log_p.new_full(target.shape, -1.0))
+                slope = powers.div_(total).scatter_add_(1, target, total.new_full(total.shape, -1.0))
                 slopes[here] = slope if cap is None else slope.mul_(u.addcmul_(u, u, value=-1))
         if wanted:
             ctx.save_for_backward(x, matrix, slopes)

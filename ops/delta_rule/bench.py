@@ -60,8 +60,16 @@ def turn(form: Callable[..., tuple[Tensor, ...]], batch: int, length: int) -> Ca
 
 
 def in_turns(turns: list[Callable[[], float]], rounds: int) -> list[tuple[float, ...]]:
-    """The seconds of each, a tuple a round, after one round that is not counted."""
-    return [tuple(once() for once in turns) for _ in range(rounds + 1)][1:]
+    """The seconds of each, a tuple a round, after one round that is not counted.
+
+    A turn is two runs, of which the second counts: the first finds caches and heap as the other form left them.
+    """
+
+    def warm(once: Callable[[], float]) -> float:
+        once()
+        return once()
+
+    return [tuple(warm(once) for once in turns) for _ in range(rounds + 1)][1:]
 
 
 def _ratios(other: Callable[..., tuple[Tensor, ...]], batch: int, length: int, rounds: int) -> list[float]:
