@@ -68,9 +68,12 @@ def read_track(folder: Path) -> Track:
 
 
 def names_apart(submissions: Sequence[Submission]) -> list[str]:
-    """Their names, each that several share with its budget of training behind it."""
-    shared = Counter(submission.name for submission in submissions)
-    return [entry.name if shared[entry.name] == 1 else f"{entry.name}, {_trained(entry)}" for entry in submissions]
+    """Their names, each that several share with its budget of training behind it, and if it must be with its date."""
+    names = [submission.name for submission in submissions]
+    for told in (_trained, lambda submission: submission.date.isoformat()):
+        shared, named = Counter(names), zip(names, submissions, strict=True)
+        names = [name if shared[name] == 1 else f"{name}, {told(submission)}" for name, submission in named]
+    return names
 
 
 def _text(path: Path) -> str:

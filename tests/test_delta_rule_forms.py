@@ -56,8 +56,10 @@ def test_one_token_is_a_step_and_several_are_chunks(monkeypatch):
     assert taken == ["delta_rule_step", "chunked_delta_rule"]
 
 
-def test_the_backward_keeps_the_inputs_the_inverses_and_a_state_a_span(monkeypatch):
-    monkeypatch.setattr("ops.delta_rule.chunked.SPAN_NUMBERS", 4096)
+@pytest.mark.parametrize("span_tokens, span_numbers, spans", [(64, 4096, 1), (32, 4096, 2), (64, 1024, 4), (64, 1, 4)])
+def test_the_backward_keeps_the_inputs_the_inverses_and_a_state_a_span(monkeypatch, span_tokens, span_numbers, spans):
+    monkeypatch.setattr("ops.delta_rule.chunked.SPAN_TOKENS", span_tokens)
+    monkeypatch.setattr("ops.delta_rule.chunked.SPAN_NUMBERS", span_numbers)
     batch, heads, Dk, Dv, chunk, length = 2, 2, 16, 16, 16, 64
     arguments = inputs(length, batch=batch, heads=(heads, heads), sizes=(Dk, Dv), dtype=torch.float32)
     kept, storages = 0, {}
@@ -70,11 +72,11 @@ def test_the_backward_keeps_the_inputs_the_inverses_and_a_state_a_span(monkeypat
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         chunked_delta_rule(*arguments, chunk=chunk)
-    tokens, spans = batch * length * heads, length * batch * heads * 16 // 4096
+    tokens = batch * length * heads
     state = batch * heads * Dk * Dv
     # q, k, v, beta and g; the inverses; the state before each span.
     allowed = 4 * (tokens * (2 * Dk + Dv + 2) + tokens * chunk + spans * state)
-    assert spans == 1 and kept == allowed == sum(storages.values())
+    assert kept == allowed == sum(storages.values())
 
 
 def test_no_state_inside_a_span_outlives_the_forward(monkeypatch):

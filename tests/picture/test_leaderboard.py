@@ -96,11 +96,13 @@ def test_a_seed_that_went_into_a_record_of_several_is_not_shown_beside_it(tmp_pa
     assert leaderboard(tmp_path).count("| [") == 2
 
 
-def test_a_name_that_several_records_share_has_its_budget_behind_it(tmp_path):
+def test_a_name_that_several_records_share_has_its_budget_behind_it_and_then_its_date(tmp_path):
     same, other = make_submission(tmp_path, "Same", 1.5), make_submission(tmp_path, "Other", 1.6)
     longer = make_submission(tmp_path, "Same-longer", 1.4, name="Same", train_seconds_cap=60.0)
     submissions = [read_submission(path) for path in (longer, same, other)]
     assert names_apart(submissions) == ["Same, 60 s", "Same, 30 s", "Other"]
+    submissions.append(read_submission(make_submission(tmp_path, "Same-later", 1.45, name="Same", date="2026-11-25")))
+    assert names_apart(submissions) == ["Same, 60 s", "Same, 30 s, 2026-11-22", "Other", "Same, 30 s, 2026-11-25"]
 
 
 def places_of(folder: Path) -> dict[str, Path]:
