@@ -20,6 +20,7 @@ from dataclasses import replace
 from data.documents import DocumentsConfig
 from eval.streaming import StreamConfig
 from model.baka.block import BakaBlockConfig
+from model.baka.laptop import LaptopBakaConfig
 from model.baka.memory import MemoryConfig
 from model.baka.model import BakaConfig
 from model.embed import PlainEmbeddingConfig
@@ -38,7 +39,7 @@ def baka() -> Recipe:
     return Recipe(
         name="baka",
         data=DataConfig("data/datasets/sotu_sp1024", loader=DocumentsConfig(lanes=2)),
-        model=BakaConfig(
+        model=LaptopBakaConfig(
             vocab_size=1024,
             dim=160,
             layers=(BakaBlockConfig(GLUConfig(hidden=320, activation="relu"), dropout=0.0),) * 2,

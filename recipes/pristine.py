@@ -18,6 +18,7 @@ from data.loader import SequentialLoader
 from model.embed import PlainEmbeddingConfig
 from model.glu import GLUConfig
 from model.pristine.block import ParallelBlockConfig, WindowAttentionConfig
+from model.pristine.laptop import LaptopPristineConfig
 from model.pristine.model import PristineConfig
 from model.pristine.positions import PositionsConfig
 from optim.average import EMAConfig
@@ -33,7 +34,7 @@ def pristine() -> Recipe:
     return Recipe(
         name="pristine",
         data=LAPTOP_DATA,
-        model=PristineConfig(
+        model=LaptopPristineConfig(
             vocab_size=1024,
             dim=160,
             layers=(ParallelBlockConfig(WindowAttentionConfig(num_heads=4), GLUConfig(hidden=480)),) * 3,

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from model.attention import causal_attention
 from ops.attention.blocked import QUERIES_A_BLOCK, blocked_attention
 from ops.cross_entropy.chunked import LOGITS_A_CHUNK, chunked_nats
 from ops.cross_entropy.softcap import softcapped_logits, softcapped_nats
@@ -134,18 +135,17 @@ def test_softcapped_nats_are_a_normalised_distribution():
     assert softcapped_logits(100 * x, table, cap=5.0).abs().max() <= 5.0
 
 
+@pytest.mark.parametrize("past", [0, 3, QUERIES_A_BLOCK + 1])
 @pytest.mark.parametrize("length", [1, QUERIES_A_BLOCK - 1, QUERIES_A_BLOCK, 2 * QUERIES_A_BLOCK + 5])
 @pytest.mark.parametrize("heads, kv_heads", [(1, 1), (4, 2), (3, 1)])
-def test_blocked_attention_equals_its_twin(length, heads, kv_heads):
-    q, k, v = (leaf(2, length, n, 6, seed=n + i) for i, n in enumerate((heads, kv_heads, kv_heads)))
-    g = torch.randn(2, heads, length, 6, dtype=F64)
+def test_blocked_attention_equals_its_twin(length, past, heads, kv_heads):
+    shapes = ((length, heads, 6), (past + length, kv_heads, 6), (past + length, kv_heads, 5))
+    arguments = [leaf(2, *shape, seed=seed) for seed, shape in enumerate(shapes)]
+    g = torch.randn(2, heads, length, 5, dtype=F64)
     results = []
-    for attend in (blocked_attention, lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)):
-        parts = [part.transpose(1, 2) for part in (q, k, v)]
-        if attend is not blocked_attention:
-            parts[1:] = (part.repeat_interleave(heads // kv_heads, dim=1) for part in parts[1:])
-        y = attend(*parts)
-        results.append((y, *torch.autograd.grad(y, (q, k, v), g)))
+    for attend in (blocked_attention, causal_attention):
+        y = attend(*(part.transpose(1, 2) for part in arguments))
+        results.append((y, *torch.autograd.grad(y, arguments, g)))
     for blocked, plain in zip(*results, strict=True):
         torch.testing.assert_close(blocked, plain)
 

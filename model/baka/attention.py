@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.attention import causal_attention
 from model.layer_norm import LayerNorm
 from model.linear import Linear
 from ops.rotary.pairs import PairAngles, turned_pairs
@@ -27,7 +28,7 @@ class SmallValueAttention(nn.Module):
         dropout: float,  # of the attention weights, in training
     ) -> None:
         super().__init__()
-        self.dim, self.dropout = dim, dropout
+        self.dim, self.dropout, self.attend = dim, dropout, causal_attention
         self.query, self.key, self.value = (Linear(dim, dim) for _ in range(3))
         self.past_key_gate, self.past_value_gate, self.out_gate = (Linear(dim, dim) for _ in range(3))
         self.negator = nn.Parameter(torch.ones(())) if negation else None
@@ -55,12 +56,15 @@ class SmallValueAttention(nn.Module):
         causal: bool = True,  # query t sees keys up to S - T + t; False: all of them
     ) -> Tensor:  # [B, T, dim]
         """The gated output."""
-        num_queries, num_keys = q.shape[1], k.shape[1]
-        seen = torch.ones(num_queries, num_keys, dtype=torch.bool, device=q.device)
-        seen = seen.tril(num_keys - num_queries) if causal else seen
         # A validation in the midst of training runs without gradients, and drops nothing.
         dropout = self.dropout if self.training and torch.is_grad_enabled() else 0.0
-        y = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], attn_mask=seen, dropout_p=dropout)
+        heads, (num_queries, num_keys) = (q[:, None], k[:, None], v[:, None]), (q.shape[1], k.shape[1])
+        if causal and not dropout:
+            y = self.attend(*heads)
+        else:
+            seen = torch.ones(num_queries, num_keys, dtype=torch.bool, device=q.device)
+            seen = seen.tril(num_keys - num_queries) if causal else seen
+            y = F.scaled_dot_product_attention(*heads, attn_mask=seen, dropout_p=dropout)
         return sigmoid_gated(y[:, 0], self.out_gate)
 
     def with_negation(self, x: Tensor) -> Tensor:

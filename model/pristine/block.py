@@ -45,7 +45,7 @@ class WindowAttention(nn.Module):
     def __init__(self, config: WindowAttentionConfig, dim: int, window: int) -> None:
         super().__init__()
         self.head_dim = dim // config.num_heads
-        self.positions = config.positions.build(self.head_dim, window)
+        self.positions, self.attend = config.positions.build(self.head_dim, window), causal_attention
         self.query, self.key, self.value, self.project = (Linear(dim, dim) for _ in range(4))
 
     def fresh(self, x: Tensor) -> KeyValues:
@@ -57,7 +57,7 @@ class WindowAttention(nn.Module):
         q, k, v = (m(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for m in (self.query, self.key, self.value))
         q, k = self.positions(q, k, rows, offset)
         k, v = cat((state[0], k), dim=2), cat((state[1], v), dim=2)
-        return self.project(causal_attention(q, k, v).transpose(1, 2).flatten(2)), (k, v)
+        return self.project(self.attend(q, k, v).transpose(1, 2).flatten(2)), (k, v)
 
 
 class ParallelBlock(nn.Module):

@@ -1,13 +1,19 @@
-"""The same recurrence in log2 T passes over the whole text, with a backward of its own.
+"""The same recurrence a block of positions at a time, with a backward of its own.
 
-After pass k every y_t is the sum of the last 2^k terms: y_t <- y_t + c^(2^k) y_{t - 2^k}. The gradient is the same scan
-from the other end: l_t = g_t + c l_{t+1}, dz = l, dc = sum(l_t y_{t-1}), dseed = c l_0.
+All blocks take their 16 steps side by side, as if each began with zero; then, block after block, what went into each is
+added: y_t += c^(t + 1) y_before. The gradient is the same scan from the other end: l_t = g_t + c l_{t+1}, dz = l,
+dc = sum(l_t y_{t-1}), dseed = c l_0.
 
-1. Hillis and Steele 1986 (data parallel prefix sums).
+1. Blelloch 1990, Prefix Sums and Their Applications (a scan in blocks).
 """
 
+from itertools import pairwise
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+BLOCK = 16  # positions
 
 
 class _DecayedSum(torch.autograd.Function):
@@ -26,15 +32,21 @@ class _DecayedSum(torch.autograd.Function):
         return d_z, d_decay, decay * d_z[:, 0]
 
 
-def _scan(y: Tensor, decay: Tensor) -> Tensor:
-    """The recurrence from zero, by doubling."""
-    reach, power = 1, decay
-    while reach < y.shape[1]:
-        y = torch.cat((y[:, :reach], torch.addcmul(y[:, reach:], power, y[:, :-reach])), dim=1)
-        # Numbers below the smallest normal one are slow on CPUs, and what they would add is nothing.
-        power = (power * power).masked_fill(power < 1e-15, 0.0)
-        reach *= 2
-    return y
+def _scan(
+    z: Tensor,  # [B, T, D]
+    decay: Tensor,  # [D]
+) -> Tensor:  # [B, T, D]
+    """The recurrence from zero."""
+    T = z.shape[1]
+    y = (F.pad(z, (0, 0, 0, -T % BLOCK)) if T % BLOCK else z.clone()).unflatten(1, (-1, BLOCK))
+    for before, now in pairwise(y.unbind(2)):
+        now.addcmul_(decay, before)
+    powers = decay ** torch.arange(1, BLOCK + 1, device=decay.device)[:, None]
+    # Numbers below the smallest normal one are slow on CPUs, and what they would add is nothing.
+    powers = powers.masked_fill(powers < 1e-15, 0.0)
+    for before, now in pairwise(y.unbind(1)):
+        now.addcmul_(powers, before[:, -1:])
+    return y.flatten(1, 2)[:, :T]
 
 
 def decayed_sum(
