@@ -17,7 +17,7 @@ from model.embed import PlainEmbeddingConfig
 from model.flops import forward_flops_per_token
 from model.glu import GLUConfig
 from ops.ema.reference import decayed_sum_reference
-from ops.ema.scan import decayed_sum
+from ops.ema.scan import decayed_sum, scan_by_doubling, scan_in_blocks
 from ops.rotary.pairs import pair_angles, turned_pairs
 from recipes.baka import baka, baka_tinystories, baka_w103
 from recipes.override import overridden
@@ -85,8 +85,10 @@ def test_the_average_answers_an_impulse_as_published():
     assert decay.item() == pytest.approx(1 - share.item() * 0.7291, abs=1e-4)
 
 
+@pytest.mark.parametrize("scan", [scan_in_blocks, scan_by_doubling])
 @pytest.mark.parametrize("length", [1, 2, 7, 64, 97])
-def test_scan_recurrence_and_convolution_are_one_average(length):
+def test_scan_recurrence_and_convolution_are_one_average(monkeypatch, length, scan):
+    monkeypatch.setattr("ops.ema.scan._scan", scan)
     x, seed, rate = leaf(2, length, 3), leaf(2, 3, seed=1), leaf(3, seed=2)
     decay = rate.detach().sigmoid().requires_grad_()
     g = torch.randn(2, length, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
@@ -100,8 +102,10 @@ def test_scan_recurrence_and_convolution_are_one_average(length):
     torch.testing.assert_close(by_fft[:, :length], unseeded, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("scan", [scan_in_blocks, scan_by_doubling])
 @pytest.mark.parametrize("decay", [0.0, 1e-30, 1.0])
-def test_the_scan_at_its_ends(decay):
+def test_the_scan_at_its_ends(monkeypatch, decay, scan):
+    monkeypatch.setattr("ops.ema.scan._scan", scan)
     x, rate = leaf(1, 50, 2), torch.full((2,), decay, dtype=torch.float64)
     seed = torch.ones(1, 2, dtype=torch.float64)
     torch.testing.assert_close(decayed_sum(x, rate, seed), decayed_sum_reference(x, rate, seed))

@@ -1,10 +1,11 @@
-"""The same recurrence a block of positions at a time, with a backward of its own.
+"""The same recurrence in scans over the whole text, with a backward of its own.
 
-All blocks take their 16 steps side by side, as if each began with zero; then, block after block, what went into each is
-added: y_t += c^(t + 1) y_before. The gradient is the same scan from the other end: l_t = g_t + c l_{t+1}, dz = l,
-dc = sum(l_t y_{t-1}), dseed = c l_0.
+On a GPU in log2 T passes: after pass k every y_t is the sum of the last 2^k terms, y_t <- y_t + c^(2^k) y_{t - 2^k}. On
+a CPU in blocks: all take their 16 steps side by side, as if each began with zero; then, block after block, what went
+into each is added, y_t += c^(t + 1) y_before. The gradient is the same scan from the other end: l_t = g_t + c l_{t+1},
+dz = l, dc = sum(l_t y_{t-1}), dseed = c l_0.
 
-1. Blelloch 1990, Prefix Sums and Their Applications (a scan in blocks).
+1. Hillis and Steele 1986 (data parallel prefix sums).  2. Blelloch 1990, Prefix Sums and Their Applications (blocks).
 """
 
 from itertools import pairwise
@@ -37,16 +38,35 @@ def _scan(
     decay: Tensor,  # [D]
 ) -> Tensor:  # [B, T, D]
     """The recurrence from zero."""
+    return scan_by_doubling(z, decay) if z.is_cuda else scan_in_blocks(z, decay)
+
+
+def scan_by_doubling(y: Tensor, decay: Tensor) -> Tensor:
+    """Few passes over everything, each as wide as it can be."""
+    reach, power = 1, decay
+    while reach < y.shape[1]:
+        y = torch.cat((y[:, :reach], torch.addcmul(y[:, reach:], power, y[:, :-reach])), dim=1)
+        power = _normal(power * power)
+        reach *= 2
+    return y
+
+
+def scan_in_blocks(z: Tensor, decay: Tensor) -> Tensor:
+    """Two passes over everything, in many small steps."""
     T = z.shape[1]
-    y = (F.pad(z, (0, 0, 0, -T % BLOCK)) if T % BLOCK else z.clone()).unflatten(1, (-1, BLOCK))
+    block = min(BLOCK, T)
+    y = (F.pad(z, (0, 0, 0, -T % block)) if T % block else z.clone()).unflatten(1, (-1, block))
     for before, now in pairwise(y.unbind(2)):
         now.addcmul_(decay, before)
-    powers = decay ** torch.arange(1, BLOCK + 1, device=decay.device)[:, None]
-    # Numbers below the smallest normal one are slow on CPUs, and what they would add is nothing.
-    powers = powers.masked_fill(powers < 1e-15, 0.0)
+    powers = _normal(decay ** torch.arange(1, block + 1, device=decay.device)[:, None])
     for before, now in pairwise(y.unbind(1)):
         now.addcmul_(powers, before[:, -1:])
     return y.flatten(1, 2)[:, :T]
+
+
+def _normal(power: Tensor) -> Tensor:
+    # Numbers below the smallest normal one are slow on CPUs, and what they would add is nothing.
+    return power.masked_fill(power < 1e-15, 0.0)
 
 
 def decayed_sum(
