@@ -8,7 +8,8 @@
 
 Measured once (n = 1), `--train.seconds 150` with one thread on two Intel Xeon cores that others kept busy, in fp32: 66
 steps, 2.0592 bits per byte as a stream, 914,829 bytes of model and 22,975 of code; 2.0711 with the memory off, 2.0611
-with the caches off. Its record on the pocket track: 1.4012 after 4.8e13 model FLOPs (n = 1). No run of a published size.
+with the caches off. Its record on the pocket track: 1.4012 after 4.8e13 model FLOPs (n = 1). No run of a published
+size yet.
 
 recipes/BAKA.md has the author's figures beside those measured here.
 
