@@ -15,12 +15,12 @@ def matmul_peak(
     cuda = device.type == "cuda"
     size = size or (8192 if cuda else 1024)
     a = torch.randn(size, size, device=device, generator=torch.Generator(device).manual_seed(0)).to(dtype)
-    wait = torch.cuda.synchronize if cuda else (lambda: None)
-    best = float("inf")
-    for _ in range(repeats + 1):
-        wait()
+
+    def seconds() -> float:
         start = time.perf_counter()
         a @ a
-        wait()
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+        if cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    return 2 * size**3 / min(seconds() for _ in range(repeats + 1))

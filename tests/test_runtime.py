@@ -58,6 +58,21 @@ def test_the_compute_dtype_is_the_faster_one(monkeypatch):
         assert rates(100e9, 100e9) is torch.float32
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU computes in bf16 whatever it reads")
+@pytest.mark.parametrize(
+    "bf16, fp32, chosen",
+    [
+        ([200e9, 400e9, 390e9], [180e9, 170e9, 175e9], torch.bfloat16),
+        ([150e9, 140e9, 150e9], [140e9, 140e9, 270e9], torch.float32),
+    ],
+)
+def test_one_bad_reading_does_not_choose_the_compute_dtype(monkeypatch, bf16, fp32, chosen):
+    readings = {torch.bfloat16: list(bf16), torch.float32: list(fp32)}
+    monkeypatch.setattr("runtime.machine.matmul_peak", lambda _, dtype: readings[dtype].pop(0))
+    machine = start_machine()
+    assert (machine.compute_dtype, machine.peak_flops, machine.fp32_peak_flops) == (chosen, max(bf16), max(fp32))
+
+
 def test_peak_counts_two_operations_a_product(monkeypatch):
     ticks = iter(range(100))
     monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK = 16  # positions
+POSITIONS_A_BLOCK = 16
 
 
 class _DecayedSum(torch.autograd.Function):
@@ -54,7 +54,7 @@ def scan_by_doubling(y: Tensor, decay: Tensor) -> Tensor:
 def scan_in_blocks(z: Tensor, decay: Tensor) -> Tensor:
     """Two passes over everything, in many small steps."""
     T = z.shape[1]
-    block = min(BLOCK, T)
+    block = min(POSITIONS_A_BLOCK, T)
     y = (F.pad(z, (0, 0, 0, -T % block)) if T % block else z.clone()).unflatten(1, (-1, block))
     for before, now in pairwise(y.unbind(2)):
         now.addcmul_(decay, before)
