@@ -88,7 +88,7 @@ def track_png(curves: list[TrackCurve]) -> bytes:
         axes.set_xlim(left=0)
         # The first steps would leave no room for the differences at the end.
         axes.set_ylim(top=min(axes.get_ylim()[1], 1.25 * max(curve.end[1] for curve in curves)))
-        figure.subplots_adjust(left=0.075, right=0.68, top=0.92, bottom=0.11)
+        figure.subplots_adjust(left=0.075, right=0.66, top=0.92, bottom=0.11)
         axes.set_title("lines: plain windows, mean and range of the seeds; marks: from the packed bytes", fontsize=10)
         _name_ends(axes, curves)
     return png.getvalue()
@@ -100,7 +100,7 @@ def _name_ends(axes, curves: list[TrackCurve]) -> None:
     wanted = [(curve.end[1] - low) / (high - low) for curve in curves]
     for index, (curve, height) in enumerate(zip(curves, spread(wanted, _APART), strict=True)):
         axes.annotate(
-            f"{curve.end[1]:.4f}  {printable(curve.label)[:28]}",
+            f"{curve.end[1]:.4f}  {printable(curve.label)[:32]}",
             xy=curve.end,
             xytext=(1.03, height),
             textcoords="axes fraction",
