@@ -1,4 +1,4 @@
-"""TRITON_INTERPRET=0 python tests/hopper.py: compiles the delta rule's kernels for Hopper, which needs no GPU.
+"""TRITON_INTERPRET=0 python -m tests.hopper: compiles the delta rule's kernels for Hopper, which needs no GPU.
 
 Prints for each kernel its name, the bytes of shared memory that it wants, and how many tensor core instructions it has.
 """
